@@ -1,0 +1,121 @@
+"""What every state function does: compare, predict or act, compare again.
+
+A state module gives two functions and gets Salt's return value::
+
+    from kolla_salt.converge import converge
+
+    def running(name, **spec):
+        return converge(
+            name,
+            __opts__["test"],
+            diff=lambda: __salt__["kolla_container.diff"](name, **spec),
+            apply=lambda: __salt__["kolla_container.deploy"](name, **spec),
+        )
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from salt.exceptions import CommandExecutionError, SaltInvocationError
+
+Changes = dict[str, dict[str, Any]]
+
+#: Salt replaces the changes of a job whose return is larger than 1 MB; a value in `changes` is for people to read.
+LONGEST_VALUE = 16_000
+
+# What an execution function raises when the world is not as expected. Anything else is a defect and keeps its traceback.
+EXPECTED_ERRORS = (CommandExecutionError, SaltInvocationError)
+
+
+def converge(name: str, test: bool, diff: Callable[[], Changes], apply: Callable[[], Any]) -> dict[str, Any]:
+    """Bring one thing to its declared state and report it as a Salt state return.
+
+    :param name: the state's name, as Salt gave it
+    :param test: ``__opts__['test']``: only predict
+    :param diff: compares and returns ``{field: {"old": ..., "new": ...}}``; ``{}`` means nothing is to be done. It
+        must not change anything and must work on a bare host
+    :param apply: acts on the difference. When it returns a string, that becomes the comment ("restarted, because
+        nova.conf changed")
+    :returns: ``name``, ``result`` (``True``; ``None`` for a prediction; ``False``), ``changes``, ``comment``
+
+    After `apply` the difference is taken again: what is left makes the state fail, and ``changes`` then holds only
+    what really moved. ``CommandExecutionError`` and ``SaltInvocationError`` become the comment with result ``False``.
+    """
+    ret: dict[str, Any] = {"name": name, "result": True, "changes": {}, "comment": ""}
+    try:
+        before = diff()
+    except EXPECTED_ERRORS as error:
+        return ret | {"result": False, "comment": str(error)}
+    if not before:
+        return ret | {"comment": f"{name} is as declared"}
+    if test:
+        return ret | {"result": None, "changes": capped(before), "comment": f"{name} would change: {_fields(before)}"}
+    try:
+        said = apply()
+    except EXPECTED_ERRORS as error:
+        return ret | {"result": False, "changes": capped(_moved_despite_error(before, diff)), "comment": str(error)}
+    try:
+        after = diff()
+    except EXPECTED_ERRORS as error:
+        return ret | {
+            "result": False,
+            "changes": capped(before),
+            "comment": f"{name} was changed, but looking at it afterwards failed: {error}",
+        }
+    if after:
+        return ret | {
+            "result": False,
+            "changes": capped(moved(before, after)),
+            "comment": f"{name} was changed, but still differs in: {_details(after)}",
+        }
+    comment = said if isinstance(said, str) and said else f"{name} changed: {_fields(before)}"
+    return ret | {"changes": capped(before), "comment": comment}
+
+
+def moved(before: Changes, after: Changes) -> Changes:
+    """Return what changed between two differences taken before and after an attempt.
+
+    :param before: the difference at first
+    :param after: the difference that is left
+    :returns: fields that are now right, and fields whose value is another one but still not the declared one
+    """
+    changes: Changes = {}
+    for field, value in before.items():
+        if field not in after:
+            changes[field] = value
+        elif after[field].get("old") != value.get("old"):
+            changes[field] = {"old": value.get("old"), "new": after[field].get("old")}
+    return changes
+
+
+def capped(value: Any) -> Any:
+    """Return a copy of `value` in which no string is longer than `LONGEST_VALUE` characters.
+
+    It copies every mapping and list on the way, because Salt writes into what a state returns.
+    """
+    if isinstance(value, dict):
+        return {key: capped(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [capped(item) for item in value]
+    if isinstance(value, str) and len(value) > LONGEST_VALUE:
+        return f"{value[:LONGEST_VALUE]}\n[... {len(value) - LONGEST_VALUE} more characters]"
+    return value
+
+
+def _moved_despite_error(before: Changes, diff: Callable[[], Changes]) -> Changes:
+    try:
+        return moved(before, diff())
+    except EXPECTED_ERRORS:
+        return {}
+
+
+def _fields(changes: Changes) -> str:
+    return ", ".join(changes)
+
+
+def _details(changes: Changes) -> str:
+    parts = [f"{field} is {value.get('old')!r}, declared is {value.get('new')!r}" for field, value in changes.items()]
+    text = "; ".join(parts)
+    return text if len(text) <= 2000 else text[:2000] + " ..."
