@@ -22,10 +22,10 @@ from salt.exceptions import CommandExecutionError, SaltInvocationError
 
 Changes = dict[str, dict[str, Any]]
 
-#: Salt replaces the changes of a job whose return is larger than 1 MB; a value in `changes` is for people to read.
+#: Salt replaces the changes of a job whose return is larger than 1 MB; values in `changes` are for people.
 LONGEST_VALUE = 16_000
 
-# What an execution function raises when the world is not as expected. Anything else is a defect and keeps its traceback.
+# What an execution function raises when the world is not as expected; all else is a defect with a traceback.
 EXPECTED_ERRORS = (CommandExecutionError, SaltInvocationError)
 
 
@@ -34,14 +34,15 @@ def converge(name: str, test: bool, diff: Callable[[], Changes], apply: Callable
 
     :param name: the state's name, as Salt gave it
     :param test: ``__opts__['test']``: only predict
-    :param diff: compares and returns ``{field: {"old": ..., "new": ...}}``; ``{}`` means nothing is to be done. It
-        must not change anything and must work on a bare host
-    :param apply: acts on the difference. When it returns a string, that becomes the comment ("restarted, because
-        nova.conf changed")
+    :param diff: compares and returns ``{field: {"old": ..., "new": ...}}``; ``{}`` means nothing is to be done.
+        It must not change anything and must work on a bare host
+    :param apply: acts on the difference. When it returns a string, that becomes the comment ("restarted,
+        because nova.conf changed")
     :returns: ``name``, ``result`` (``True``; ``None`` for a prediction; ``False``), ``changes``, ``comment``
 
-    After `apply` the difference is taken again: what is left makes the state fail, and ``changes`` then holds only
-    what really moved. ``CommandExecutionError`` and ``SaltInvocationError`` become the comment with result ``False``.
+    After `apply` the difference is taken again: what is left makes the state fail, and ``changes`` then holds
+    only what really moved. ``CommandExecutionError`` and ``SaltInvocationError`` become the comment with result
+    ``False``.
     """
     ret: dict[str, Any] = {"name": name, "result": True, "changes": {}, "comment": ""}
     try:
@@ -51,11 +52,13 @@ def converge(name: str, test: bool, diff: Callable[[], Changes], apply: Callable
     if not before:
         return ret | {"comment": f"{name} is as declared"}
     if test:
-        return ret | {"result": None, "changes": capped(before), "comment": f"{name} would change: {_fields(before)}"}
+        comment = f"{name} would change: {_fields(before)}"
+        return ret | {"result": None, "changes": capped(before), "comment": comment}
     try:
         said = apply()
     except EXPECTED_ERRORS as error:
-        return ret | {"result": False, "changes": capped(_moved_despite_error(before, diff)), "comment": str(error)}
+        changes = capped(_moved_despite_error(before, diff))
+        return ret | {"result": False, "changes": changes, "comment": str(error)}
     try:
         after = diff()
     except EXPECTED_ERRORS as error:
@@ -116,6 +119,8 @@ def _fields(changes: Changes) -> str:
 
 
 def _details(changes: Changes) -> str:
-    parts = [f"{field} is {value.get('old')!r}, declared is {value.get('new')!r}" for field, value in changes.items()]
+    parts = [
+        f"{field} is {value.get('old')!r}, declared is {value.get('new')!r}" for field, value in changes.items()
+    ]
     text = "; ".join(parts)
     return text if len(text) <= 2000 else text[:2000] + " ..."
