@@ -1,0 +1,43 @@
+"""External pillar that gives each minion its part of the site.
+
+Master configuration::
+
+    ext_pillar:
+      - kolla: /etc/kolla-salt
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from kolla_salt import declarations
+from kolla_salt import site as sites
+from kolla_salt.context import ContextError
+
+log = logging.getLogger(__name__)
+__virtualname__ = "kolla"
+
+
+def __virtual__() -> str:
+    return __virtualname__
+
+
+def ext_pillar(minion_id: str, _pillar: dict[str, Any], directory: str = str(sites.DEFAULT_DIR)) -> dict[str, Any]:
+    """Return ``{"kolla": ...}`` for a host of the site's topology, else nothing.
+
+    What is wrong with the site is returned as ``_errors``: Salt then refuses to run states on that pillar.
+
+    :param minion_id: the minion's id, i.e. the host's name in ``topology.yml``.
+    :param directory: the site's folder on the master.
+    """
+    try:
+        site = sites.load(Path(directory))
+        data = sites.host_pillar(site, declarations.load(), minion_id)
+    except (sites.SiteError, declarations.DeclarationError, ContextError, FileNotFoundError) as exc:
+        return {"_errors": [str(exc)]}
+    if data is None:
+        log.debug("kolla: minion %s is not in the topology of %s", minion_id, directory)
+        return {}
+    return {"kolla": data}

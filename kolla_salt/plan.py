@@ -1,0 +1,77 @@
+"""Which services are applied when, and where: waves and steps of a run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kolla_salt.context import Resolver
+
+
+class PlanError(ValueError):
+    """The declarations cannot be ordered."""
+
+
+def waves(resolver: Resolver, only: list[str] | None = None) -> list[list[str]]:
+    """Return the enabled services in waves: each needs only services of earlier waves.
+
+    :param only: restrict to these services (their order is kept).
+    :raises PlanError: services wait for each other in a circle.
+    """
+    services = [name for name in resolver.enabled_services() if resolver.service_hosts(name)]
+    before = {
+        name: {other for field in ("requires", "after") for other in resolver.declarations[name][field] if other in services}
+        for name in services
+    }
+    for name in services:
+        # Host preparation comes before everything that uses the host.
+        if name != "kolla" and "kolla" in services:
+            before[name].add("kolla")
+    result: list[list[str]] = []
+    done: set[str] = set()
+    while len(done) < len(services):
+        ready = [name for name in services if name not in done and before[name] <= done]
+        if not ready:
+            stuck = {name: sorted(before[name] - done) for name in services if name not in done}
+            raise PlanError(f"services wait for each other in `requires`/`after`: {stuck}")
+        result.append(ready)
+        done.update(ready)
+    if only:
+        result = [[name for name in wave if name in only] for wave in result]
+    # The preparation of hosts shares the job of the first services: a wave is a barrier between hosts, which it is not.
+    if len(result) > 1 and result[0] == ["kolla"] and not only:
+        result[1:2] = [["kolla", *result[1]]]
+        result.pop(0)
+    return [wave for wave in result if wave]
+
+
+def steps(resolver: Resolver, only: list[str] | None = None) -> list[dict[str, Any]]:
+    """Return the steps of a run in order: one Salt job each.
+
+    Each step: ``id`` (a sentence), ``wave`` (from 1), ``role`` (``primary``, ``rest`` or ``finish``), ``services``, ``sls``
+    and ``minions`` (in order).
+    """
+    result: list[dict[str, Any]] = []
+    for number, services in enumerate(waves(resolver, only), start=1):
+        primaries = _union([resolver.service_hosts(name)[:1] for name in services])
+        rest = _union([resolver.service_hosts(name)[1:] for name in services])
+        finish = [sls for name in services for sls in resolver.declarations[name]["finish"]]
+        shown = ", ".join(services)
+        step = {"wave": number, "services": services}
+        first = {**step, "id": f"wave {number}: {shown} on {', '.join(primaries)}", "role": "primary",
+                 "sls": list(services), "minions": primaries}  # fmt: skip
+        result.append(first)
+        if rest:
+            result.append({**step, "id": f"wave {number}: {shown} on {', '.join(rest)}", "role": "rest",
+                           "sls": list(services), "minions": rest})  # fmt: skip
+        if finish and not rest and len(primaries) == 1:
+            # Nobody else takes part: what comes last can end the same job.
+            first["sls"] += finish
+        elif finish:
+            owners = _union([resolver.service_hosts(name)[:1] for name in services if resolver.declarations[name]["finish"]])
+            result.append({**step, "id": f"wave {number}: finish {', '.join(finish)}", "role": "finish",
+                           "sls": finish, "minions": owners})  # fmt: skip
+    return result
+
+
+def _union(lists: list[list[str]]) -> list[str]:
+    return list(dict.fromkeys(item for items in lists for item in items))

@@ -1,0 +1,51 @@
+"""The one place where Salt's dunders become the library's plain inputs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, MutableMapping
+from typing import Any
+
+from kolla_salt import declarations
+from kolla_salt.context import Resolver
+
+
+def plain(value: Any) -> Any:
+    """Return ``value`` without Salt 3008's masking of pillar data."""
+    try:
+        from salt.utils.secret import expose
+    except ImportError:
+        return value
+    return expose(value)
+
+
+def pillar(data: Mapping[str, Any], key: str) -> Any:
+    """Return ``data[key]`` unmasked, or None.
+
+    :param data: ``__pillar__`` of a loaded module.
+    """
+    return plain(data[key]) if key in data else None
+
+
+def resolver(
+    opts: Mapping[str, Any], pillar_data: Mapping[str, Any], context: MutableMapping[str, Any]
+) -> Resolver:
+    """Return this minion's :class:`~kolla_salt.context.Resolver`, made once per job.
+
+    :raises ValueError: the pillar has no key ``kolla``.
+    """
+    key = "kolla_salt.resolver"
+    cached = context.get(key)
+    source = id(pillar_data.get("kolla")) if hasattr(pillar_data, "get") else None
+    if cached is not None and cached[0] == (os.getpid(), source):
+        return cached[1]
+    site = pillar(pillar_data, "kolla")
+    if not site:
+        raise ValueError(
+            f"the pillar of minion {opts.get('id')} has no key `kolla`: add the ext_pillar `kolla` to the master's "
+            "configuration (docs/guides/quickstart.md), check that the minion's id is a host of topology.yml, "
+            "then run `salt '*' saltutil.refresh_pillar`"
+        )
+    found = Resolver(declarations.load(), site, str(opts["id"]))
+    context[key] = ((os.getpid(), source), found)
+    return found

@@ -1,0 +1,288 @@
+"""A site's input: read it from its folder, check all of it, cut it down to what one host may see."""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from kolla_salt.context import ContextError, Resolver, to_bool
+from kolla_salt.declarations import Declaration, nearest
+from kolla_salt.expand import override_paths
+
+DEFAULT_DIR = Path("/etc/kolla-salt")
+TOP_GROUPS = ("control", "network", "compute", "storage", "monitoring", "deployment")
+#: Largest override that is handed to a minion; larger data belongs into an image or a volume.
+MAX_OVERRIDE = 512 * 1024
+
+
+class SiteError(ValueError):
+    """A file of the site cannot be read."""
+
+
+@dataclass
+class Site:
+    """One cloud's input."""
+
+    globals: dict[str, Any] = field(default_factory=dict)
+    topology: dict[str, Any] = field(default_factory=dict)
+    passwords: dict[str, Any] = field(default_factory=dict)
+    overrides: dict[str, str] = field(default_factory=dict)
+
+    def as_pillar(self) -> dict[str, Any]:
+        """Return the site as the content of the pillar key ``kolla``."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong with a site."""
+
+    path: str
+    value: Any
+    expected: str
+    nearest: str = ""
+
+    @property
+    def text(self) -> str:
+        """The problem in one sentence."""
+        shown = "" if self.value is None else f" is {self.value!r}"
+        return f"{self.path}{shown}: expected {self.expected}{self.nearest}"
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    try:
+        data = yaml.load(path.read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except yaml.YAMLError as exc:
+        raise SiteError(f"reading the site: {path} is not valid YAML: {exc}") from exc
+    if data is None:
+        return {}
+    if not isinstance(data, dict):
+        raise SiteError(f"reading the site: {path} holds a {type(data).__name__}, expected a mapping of names to values")
+    return data
+
+
+def load(directory: Path | str) -> Site:
+    """Read a site from its folder (``globals.yml``, ``topology.yml``, ``passwords.yml``, ``overrides/``).
+
+    :raises SiteError: the folder or a file cannot be read.
+    """
+    directory = Path(directory)
+    if not directory.is_dir():
+        raise SiteError(f"reading the site: {directory} does not exist; `kolla-salt init {directory}` writes an example")
+    overrides: dict[str, str] = {}
+    base = directory / "overrides"
+    for path in sorted(base.rglob("*")) if base.is_dir() else []:
+        if path.is_file():
+            if path.stat().st_size > MAX_OVERRIDE:
+                raise SiteError(f"reading the site: {path} has {path.stat().st_size} bytes, at most {MAX_OVERRIDE} fit")
+            try:
+                overrides[str(path.relative_to(base))] = path.read_text()
+            except UnicodeDecodeError as exc:
+                raise SiteError(f"reading the site: {path} is not text in UTF-8: {exc}") from exc
+    return Site(
+        globals=_read_yaml(directory / "globals.yml"),
+        topology=_read_yaml(directory / "topology.yml"),
+        passwords=_read_yaml(directory / "passwords.yml"),
+        overrides=overrides,
+    )
+
+
+def needed_passwords(resolver: Resolver, host: str) -> set[str]:
+    """Return the names of the passwords that the services placed on ``host`` need there."""
+    needed: set[str] = set()
+    for service in resolver.enabled_services():
+        decl = resolver.declarations[service]
+        if not resolver.placed(service, host):
+            continue
+        needed.update(decl["secrets"])
+        if resolver.primary(decl["group"]) == host:
+            if decl["database"]:
+                needed.add("database_password")
+                needed.update(db["password"] for db in decl["database"])
+            if decl["keystone"]:
+                needed.add("keystone_admin_password")
+                if decl["keystone"]["user"]:
+                    needed.add(decl["keystone"]["password"])
+    return needed
+
+
+def known_overrides(resolver: Resolver) -> dict[str, set[str]]:
+    """Return every override path that is read on the resolver's host -> the services that read it."""
+    known: dict[str, set[str]] = {}
+    for service in resolver.enabled_services():
+        for container, fields in resolver.declarations[service]["containers"].items():
+            if resolver.host not in resolver.hosts(fields["group"]):
+                continue
+            for file in fields["files"]:
+                for path in override_paths(resolver, service, container, file):
+                    known.setdefault(path, set()).add(service)
+    return known
+
+
+def host_pillar(site: Site, declarations: dict[str, Declaration], host: str) -> dict[str, Any] | None:
+    """Return what minion ``host`` sees as pillar ``kolla``, or None if the topology does not know it.
+
+    Only the passwords and overrides that the services placed on it need are in it.
+    """
+    if host not in (site.topology.get("hosts") or {}):
+        return None
+    resolver = Resolver(declarations, site.as_pillar(), host)
+    needed = needed_passwords(resolver, host)
+    overrides = known_overrides(resolver) if site.overrides else {}
+    return {
+        "globals": site.globals,
+        "topology": site.topology,
+        "passwords": {name: value for name, value in site.passwords.items() if name in needed},
+        "overrides": {path: text for path, text in site.overrides.items() if path in overrides},
+    }
+
+
+# --- validation -----------------------------------------------------------------------------------------------------
+
+_TYPES: dict[str, tuple[type, ...]] = {
+    "bool": (bool,), "int": (int,), "number": (int, float), "string": (str,), "list": (list,), "dict": (dict,),
+}  # fmt: skip
+
+
+def _check_option(path: str, name: str, value: Any, settings: dict[str, tuple[str, dict[str, Any]]],
+                  services: dict[str, Declaration]) -> list[Problem]:  # fmt: skip
+    if name not in settings:
+        if name.startswith("enable_"):
+            known = [f"enable_{service}" for service in services] + list(settings)
+            return [Problem(path, value, "the name of a known service after 'enable_'", nearest(name, known))]
+        return [Problem(path, value, "a known option", nearest(name, settings))]
+    setting = settings[name][1]
+    if value is None:
+        # YAML's way to say "as if it were not there" is only meaningful where the default says so too.
+        return [] if setting["default"] is None else [Problem(path, "null", f"a value of type {setting['type']}")]
+    kind = setting["type"]
+    if kind == "bool" and isinstance(value, str) and value.lower() in {"yes", "no", "true", "false"}:
+        return []
+    if kind != "any" and (not isinstance(value, _TYPES[kind]) or (kind in {"int", "number"} and isinstance(value, bool))):
+        return [Problem(path, value, f"a value of type {kind}, found {type(value).__name__}")]
+    if setting.get("choices") and value not in setting["choices"]:
+        return [Problem(path, value, f"one of {', '.join(map(str, setting['choices']))}", nearest(value, setting["choices"]))]
+    if setting.get("min") is not None and value < setting["min"]:
+        return [Problem(path, value, f"at least {setting['min']}")]
+    if setting.get("max") is not None and value > setting["max"]:
+        return [Problem(path, value, f"at most {setting['max']}")]
+    return []
+
+
+def _check_addresses(site: Site, problems: list[Problem]) -> None:
+    networks: dict[str, Any] = {}
+    for name, definition in (site.topology.get("networks") or {}).items():
+        cidr = definition.get("cidr") if isinstance(definition, dict) else definition
+        try:
+            networks[name] = ipaddress.ip_network(str(cidr))
+        except ValueError:
+            problems.append(Problem(f"kolla:topology:networks:{name}", cidr, "a network such as 10.0.0.0/24"))
+    owner: dict[tuple[str, str], str] = {}
+    for host, data in (site.topology.get("hosts") or {}).items():
+        addresses = (data or {}).get("addresses") or {}
+        if "api" not in addresses:
+            problems.append(Problem(f"kolla:topology:hosts:{host}:addresses:api", None, "the host's API address"))
+        for network, address in addresses.items():
+            path = f"kolla:topology:hosts:{host}:addresses:{network}"
+            try:
+                parsed = ipaddress.ip_address(str(address))
+            except ValueError:
+                problems.append(Problem(path, address, "an IP address"))
+                continue
+            if network in networks and parsed not in networks[network]:
+                problems.append(Problem(path, address, f"an address inside {networks[network]} (topology:networks:{network})"))
+            other = owner.setdefault((network, str(parsed)), host)
+            if other != host:
+                problems.append(Problem(path, address, f"an address of its own; host {other} has the same"))
+    hosts = {address for _, address in owner}
+    for option in ("internal_vip_address", "external_vip_address"):
+        vip = site.globals.get(option)
+        if vip is None:
+            continue
+        path = f"kolla:globals:{option}"
+        try:
+            parsed = ipaddress.ip_address(str(vip))
+        except ValueError:
+            problems.append(Problem(path, vip, "an IP address"))
+            continue
+        if option == "internal_vip_address" and "api" in networks and parsed not in networks["api"]:
+            problems.append(Problem(path, vip, f"an address inside {networks['api']} (topology:networks:api)"))
+        keepalived = to_bool(site.globals.get("enable_keepalived", site.globals.get("enable_loadbalancer", True)))
+        if keepalived and str(parsed) in hosts:
+            problems.append(Problem(path, vip, "an address that no host has (or enable_keepalived: false)"))
+
+
+def _check_topology(site: Site, declarations: dict[str, Declaration], problems: list[Problem]) -> None:
+    hosts = site.topology.get("hosts")
+    if not isinstance(hosts, dict) or not hosts:
+        problems.append(Problem("kolla:topology:hosts", hosts, "at least one host with its addresses"))
+        hosts = {}
+    for key in site.topology.keys() - {"hosts", "groups", "networks"}:
+        problems.append(Problem(f"kolla:topology:{key}", None, "hosts, groups or networks",
+                                nearest(key, ["hosts", "groups", "networks"])))  # fmt: skip
+    for host, data in hosts.items():
+        for key in (data or {}).keys() - {"addresses", "options"}:
+            problems.append(Problem(f"kolla:topology:hosts:{host}:{key}", None, "addresses or options",
+                                    nearest(key, ["addresses", "options"])))  # fmt: skip
+    known = [*TOP_GROUPS, *(group for decl in declarations.values() for group in decl["groups"])]
+    for group, members in (site.topology.get("groups") or {}).items():
+        path = f"kolla:topology:groups:{group}"
+        if group not in known:
+            problems.append(Problem(path, None, "a known group", nearest(group, known)))
+        if not isinstance(members or [], list):
+            problems.append(Problem(path, members, "a list of hosts"))
+            continue
+        for host in members or []:
+            if host not in hosts:
+                problems.append(Problem(path, host, "a host of kolla:topology:hosts", nearest(host, hosts)))
+        for host in {name for name in members or [] if (members or []).count(name) > 1}:
+            problems.append(Problem(path, host, "each host once"))
+
+
+def validate(site: Site, declarations: dict[str, Declaration]) -> list[Problem]:
+    """Return everything that is wrong with ``site``; an empty list means that it can be deployed."""
+    problems: list[Problem] = []
+    settings = {name: (service, s) for service, decl in declarations.items() for name, s in decl["settings"].items()}
+    for name, value in site.globals.items():
+        problems += _check_option(f"kolla:globals:{name}", name, value, settings, declarations)
+    _check_topology(site, declarations, problems)
+    for host, data in (site.topology.get("hosts") or {}).items():
+        for name, value in ((data or {}).get("options") or {}).items():
+            problems += _check_option(f"kolla:topology:hosts:{host}:options:{name}", name, value, settings, declarations)
+    _check_addresses(site, problems)
+    if problems:
+        return problems  # what follows resolves expressions, which would only repeat the same problems
+    read: set[str] = set()
+    for host in site.topology["hosts"]:
+        resolver = Resolver(declarations, site.as_pillar(), host)
+        try:
+            problems += [p for p in _check_services(site, resolver, host) if p not in problems]
+            read |= known_overrides(resolver).keys()
+        except ContextError as exc:
+            problems.append(Problem(f"kolla (as seen by {host})", None, f"resolvable options; {exc}"))
+    for path in site.overrides:
+        if path not in read and not problems:
+            problems.append(Problem(f"overrides/{path}", None, "a path that some service on some host reads", nearest(path, read)))
+    return problems
+
+
+def _check_services(site: Site, resolver: Resolver, host: str) -> list[Problem]:
+    problems = []
+    for service in resolver.enabled_services():
+        decl = resolver.declarations[service]
+        for other in decl["requires"]:
+            if not resolver.enabled(other):
+                problems.append(Problem(f"kolla:globals:enable_{other}", False, f"true, because {service} requires it"))
+        if not resolver.service_hosts(service):
+            problems.append(Problem(f"kolla:topology:groups:{decl['group']}", [], f"at least one host: {service} is enabled"))
+    for name in sorted(needed_passwords(resolver, host)):
+        if site.passwords.get(name) in (None, ""):
+            problems.append(Problem(f"kolla:passwords:{name}", None, "a value; `kolla-salt genpwd` makes it",
+                                    nearest(name, site.passwords)))  # fmt: skip
+    return problems
