@@ -41,12 +41,19 @@ class LazyContext(Context):
     """
 
     def resolve_or_missing(self, key: str) -> Any:
+        """Look ``key`` up in the template's own variables, then among the lazy names."""
         if key in self.vars:
             return self.vars[key]
         if key in self.parent:
             return self.parent[key]
         names = self.parent.get(NAMES_KEY)
         return missing if names is None else names.get(key, missing)
+
+
+@jinja2.pass_context
+def _keep(_context: Context, value: Any) -> Any:
+    """A ``finalize`` that changes nothing; since it wants the context, Jinja does not turn constants into text."""
+    return value
 
 
 class _LeafEnvironment(nativetypes.NativeEnvironment):
@@ -132,7 +139,7 @@ class Leaves:
     """Evaluates leaf strings; compiled code is kept on disk between processes."""
 
     def __init__(self, cache: Path | None = None) -> None:
-        self.env = _LeafEnvironment(undefined=jinja2.StrictUndefined)
+        self.env = _LeafEnvironment(undefined=jinja2.StrictUndefined, finalize=_keep)
         self.env.filters.update(FILTERS)
         self.env.globals.update(GLOBALS)
         version = f"{sys.version_info[0]}{sys.version_info[1]}-{jinja2.__version__}"
@@ -154,7 +161,9 @@ class Leaves:
             if code is None:
                 code = self.codes[source] = self.env.compile(source)
                 self.dirty = True
-            found = self.templates[source] = self.env.template_class.from_code(self.env, code, self.env.make_globals(None))
+            found = self.templates[source] = self.env.template_class.from_code(
+                self.env, code, self.env.make_globals(None)
+            )
         return found
 
     def evaluate(self, source: str, names: Names) -> Any:
@@ -241,7 +250,14 @@ class Names(Mapping[str, Any]):
         raise KeyError(key)
 
     def __iter__(self):  # noqa: ANN204 - Mapping's protocol
-        yield from {*self.extra, *self.functions, *self.resolver.settings, *self.resolver.passwords, "catalogue", "is_primary"}
+        yield from {
+            *self.extra,
+            *self.functions,
+            *self.resolver.settings,
+            *self.resolver.passwords,
+            "catalogue",
+            "is_primary",
+        }
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
@@ -300,11 +316,15 @@ class Resolver:
         self.globals: dict[str, Any] = dict(site.get("globals") or {})
         topology = site.get("topology") or {}
         self.topology_hosts: dict[str, dict[str, Any]] = {k: v or {} for k, v in (topology.get("hosts") or {}).items()}
-        self.topology_groups: dict[str, list[str]] = {k: list(v or []) for k, v in (topology.get("groups") or {}).items()}
+        self.topology_groups: dict[str, list[str]] = {
+            k: list(v or []) for k, v in (topology.get("groups") or {}).items()
+        }
         self.passwords: dict[str, Any] = dict(site.get("passwords") or {})
         self.overrides: dict[str, str] = dict(site.get("overrides") or {})
         self.settings: dict[str, tuple[str, dict[str, Any]]] = {
-            name: (service, setting) for service, decl in declarations.items() for name, setting in decl["settings"].items()
+            name: (service, setting)
+            for service, decl in declarations.items()
+            for name, setting in decl["settings"].items()
         }
         self.password_names = {name for decl in declarations.values() for name in decl["passwords"]}
         self.parents = {group: parents for decl in declarations.values() for group, parents in decl["groups"].items()}
@@ -428,7 +448,9 @@ class Resolver:
         """Return whether anything of ``service`` belongs on ``host``."""
         host = host or self.host
         decl = self.declarations[service]
-        return host in self.hosts(decl["group"]) or any(host in self.hosts(c["group"]) for c in decl["containers"].values())
+        return host in self.hosts(decl["group"]) or any(
+            host in self.hosts(c["group"]) for c in decl["containers"].values()
+        )
 
     def service_hosts(self, service: str) -> list[str]:
         """Return every host that has something of ``service``, the primary first."""
@@ -508,10 +530,10 @@ class Resolver:
                     ports.append({"service": service, "port": int(self.evaluate(item["port"], names)),
                                   "group": item.get("group", decl["group"])})  # fmt: skip
             if decl["logs"]:
-                logs.append({"service": service, "project": decl["project"], "files": self.strings(decl["logs"], names)})
-            databases += [
-                {"service": service, **db} for db in decl["database"] if self.test(db["when"], names)
-            ]
+                logs.append(
+                    {"service": service, "project": decl["project"], "files": self.strings(decl["logs"], names)}
+                )
+            databases += [{"service": service, **db} for db in decl["database"] if self.test(db["when"], names)]
             for container, spec in decl["containers"].items():
                 if self.hosts(spec["group"]) and self.test(spec["when"], self.names(service, container=container)):
                     name = str(self.evaluate(spec["image"], names))

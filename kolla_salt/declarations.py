@@ -145,8 +145,7 @@ def _fill(where: str, data: Any, fields: dict[str, tuple[tuple[type, ...], Any]]
             expected = " or ".join(t.__name__ for t in fields[key][0])
             errors.append(f"{where}.{key}: expected {expected}, found {type(value).__name__} {value!r}")
     return {
-        name: data[name] if data.get(name) is not None else copy.copy(default)
-        for name, (_, default) in fields.items()
+        name: data[name] if data.get(name) is not None else copy.copy(default) for name, (_, default) in fields.items()
     }
 
 
@@ -188,7 +187,9 @@ def normalise(name: str, data: Any) -> tuple[Declaration, list[str]]:
         if kind is None or isinstance(kind, str):
             decl["passwords"][password] = kind = {"kind": kind or "password"}
         if not isinstance(kind, dict) or kind.get("kind", "password") not in PASSWORD_KINDS:
-            errors.append(f"{name}.passwords.{password}: expected a kind out of {sorted(PASSWORD_KINDS)}, found {kind!r}")
+            errors.append(
+                f"{name}.passwords.{password}: expected a kind out of {sorted(PASSWORD_KINDS)}, found {kind!r}"
+            )
     for index, db in enumerate(decl["database"]):
         if not isinstance(db, dict) or "name" not in db or db.keys() - {"name", "user", "password", "when"}:
             errors.append(f"{name}.database[{index}]: expected name, user, password, when; found {db!r}")
@@ -207,7 +208,9 @@ def normalise(name: str, data: Any) -> tuple[Declaration, list[str]]:
         keystone.setdefault("extra_roles", [])
         keystone.setdefault("services", [])
     for entry, fields in list(decl["load_balancer"].items()):
-        decl["load_balancer"][entry] = balancer = _fill(f"{name}.load_balancer.{entry}", fields, BALANCER_FIELDS, errors)
+        decl["load_balancer"][entry] = balancer = _fill(
+            f"{name}.load_balancer.{entry}", fields, BALANCER_FIELDS, errors
+        )
         if balancer["port"] is None:
             errors.append(f"{name}.load_balancer.{entry}.port: missing")
         for field, default in (("listen_port", balancer["port"]), ("external_port", balancer["port"]),

@@ -50,7 +50,9 @@ def healthcheck(resolver: Resolver, declared: Any, names: Names) -> dict[str, An
         "interval": int(value.get("interval") or _option(resolver, "default_container_healthcheck_interval", 30)),
         "timeout": int(value.get("timeout") or _option(resolver, "default_container_healthcheck_timeout", 30)),
         "retries": int(value.get("retries") or _option(resolver, "default_container_healthcheck_retries", 3)),
-        "start_period": int(value.get("start_period") or _option(resolver, "default_container_healthcheck_start_period", 5)),
+        "start_period": int(
+            value.get("start_period") or _option(resolver, "default_container_healthcheck_start_period", 5)
+        ),
     }
 
 
@@ -120,7 +122,9 @@ def config_files(resolver: Resolver, service: str, container: str) -> list[str]:
     for file, entry in fields["files"].items():
         if not resolver.test(entry["when"], names):
             continue
-        if entry["optional"] and not any(str(path) in resolver.overrides for path in override_paths(resolver, service, container, file)):
+        if entry["optional"] and not any(
+            str(path) in resolver.overrides for path in override_paths(resolver, service, container, file)
+        ):
             continue
         result.append(file)
     return result
@@ -137,9 +141,7 @@ def _state(function: str, *arguments: dict[str, Any], **more: Any) -> dict[str, 
     return {function: [*arguments, *({key: value} for key, value in more.items() if value not in (None, [], {}))]}
 
 
-def expand(
-    service: str, resolver: Resolver, role: str | None = None, facts: dict[str, Any] | None = None
-) -> States:
+def expand(service: str, resolver: Resolver, role: str | None = None, facts: dict[str, Any] | None = None) -> States:
     """Return the states that ``service``'s declaration implies on the resolver's host.
 
     :param role: ``primary`` or ``rest`` restricts to the hosts that play it in this step; None takes the host as it is.

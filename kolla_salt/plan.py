@@ -19,7 +19,12 @@ def waves(resolver: Resolver, only: list[str] | None = None) -> list[list[str]]:
     """
     services = [name for name in resolver.enabled_services() if resolver.service_hosts(name)]
     before = {
-        name: {other for field in ("requires", "after") for other in resolver.declarations[name][field] if other in services}
+        name: {
+            other
+            for field in ("requires", "after")
+            for other in resolver.declarations[name][field]
+            if other in services
+        }
         for name in services
     }
     for name in services:
@@ -47,8 +52,8 @@ def waves(resolver: Resolver, only: list[str] | None = None) -> list[list[str]]:
 def steps(resolver: Resolver, only: list[str] | None = None) -> list[dict[str, Any]]:
     """Return the steps of a run in order: one Salt job each.
 
-    Each step: ``id`` (a sentence), ``wave`` (from 1), ``role`` (``primary``, ``rest`` or ``finish``), ``services``, ``sls``
-    and ``minions`` (in order).
+    Each step: ``id`` (a sentence), ``wave`` (from 1), ``role`` (``primary``, ``rest`` or ``finish``), ``services``,
+    ``sls`` and ``minions`` (in order).
     """
     result: list[dict[str, Any]] = []
     for number, services in enumerate(waves(resolver, only), start=1):
@@ -67,7 +72,9 @@ def steps(resolver: Resolver, only: list[str] | None = None) -> list[dict[str, A
             # Nobody else takes part: what comes last can end the same job.
             first["sls"] += finish
         elif finish:
-            owners = _union([resolver.service_hosts(name)[:1] for name in services if resolver.declarations[name]["finish"]])
+            owners = _union(
+                [resolver.service_hosts(name)[:1] for name in services if resolver.declarations[name]["finish"]]
+            )
             result.append({**step, "id": f"wave {number}: finish {', '.join(finish)}", "role": "finish",
                            "sls": finish, "minions": owners})  # fmt: skip
     return result

@@ -27,9 +27,7 @@ def pillar(data: Mapping[str, Any], key: str) -> Any:
     return plain(data[key]) if key in data else None
 
 
-def resolver(
-    opts: Mapping[str, Any], pillar_data: Mapping[str, Any], context: MutableMapping[str, Any]
-) -> Resolver:
+def resolver(opts: Mapping[str, Any], pillar_data: Mapping[str, Any], context: MutableMapping[str, Any]) -> Resolver:
     """Return this minion's :class:`~kolla_salt.context.Resolver`, made once per job.
 
     :raises ValueError: the pillar has no key ``kolla``.

@@ -63,7 +63,9 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if data is None:
         return {}
     if not isinstance(data, dict):
-        raise SiteError(f"reading the site: {path} holds a {type(data).__name__}, expected a mapping of names to values")
+        raise SiteError(
+            f"reading the site: {path} holds a {type(data).__name__}, expected a mapping of names to values"
+        )
     return data
 
 
@@ -74,7 +76,9 @@ def load(directory: Path | str) -> Site:
     """
     directory = Path(directory)
     if not directory.is_dir():
-        raise SiteError(f"reading the site: {directory} does not exist; `kolla-salt init {directory}` writes an example")
+        raise SiteError(
+            f"reading the site: {directory} does not exist; `kolla-salt init {directory}` writes an example"
+        )
     overrides: dict[str, str] = {}
     base = directory / "overrides"
     for path in sorted(base.rglob("*")) if base.is_dir() else []:
@@ -164,10 +168,16 @@ def _check_option(path: str, name: str, value: Any, settings: dict[str, tuple[st
     kind = setting["type"]
     if kind == "bool" and isinstance(value, str) and value.lower() in {"yes", "no", "true", "false"}:
         return []
-    if kind != "any" and (not isinstance(value, _TYPES[kind]) or (kind in {"int", "number"} and isinstance(value, bool))):
+    if kind != "any" and (
+        not isinstance(value, _TYPES[kind]) or (kind in {"int", "number"} and isinstance(value, bool))
+    ):
         return [Problem(path, value, f"a value of type {kind}, found {type(value).__name__}")]
     if setting.get("choices") and value not in setting["choices"]:
-        return [Problem(path, value, f"one of {', '.join(map(str, setting['choices']))}", nearest(value, setting["choices"]))]
+        return [
+            Problem(
+                path, value, f"one of {', '.join(map(str, setting['choices']))}", nearest(value, setting["choices"])
+            )
+        ]
     if setting.get("min") is not None and value < setting["min"]:
         return [Problem(path, value, f"at least {setting['min']}")]
     if setting.get("max") is not None and value > setting["max"]:
@@ -196,7 +206,9 @@ def _check_addresses(site: Site, problems: list[Problem]) -> None:
                 problems.append(Problem(path, address, "an IP address"))
                 continue
             if network in networks and parsed not in networks[network]:
-                problems.append(Problem(path, address, f"an address inside {networks[network]} (topology:networks:{network})"))
+                problems.append(
+                    Problem(path, address, f"an address inside {networks[network]} (topology:networks:{network})")
+                )
             other = owner.setdefault((network, str(parsed)), host)
             if other != host:
                 problems.append(Problem(path, address, f"an address of its own; host {other} has the same"))
@@ -254,7 +266,9 @@ def validate(site: Site, declarations: dict[str, Declaration]) -> list[Problem]:
     _check_topology(site, declarations, problems)
     for host, data in (site.topology.get("hosts") or {}).items():
         for name, value in ((data or {}).get("options") or {}).items():
-            problems += _check_option(f"kolla:topology:hosts:{host}:options:{name}", name, value, settings, declarations)
+            problems += _check_option(
+                f"kolla:topology:hosts:{host}:options:{name}", name, value, settings, declarations
+            )
     _check_addresses(site, problems)
     if problems:
         return problems  # what follows resolves expressions, which would only repeat the same problems
@@ -268,7 +282,9 @@ def validate(site: Site, declarations: dict[str, Declaration]) -> list[Problem]:
             problems.append(Problem(f"kolla (as seen by {host})", None, f"resolvable options; {exc}"))
     for path in site.overrides:
         if path not in read and not problems:
-            problems.append(Problem(f"overrides/{path}", None, "a path that some service on some host reads", nearest(path, read)))
+            problems.append(
+                Problem(f"overrides/{path}", None, "a path that some service on some host reads", nearest(path, read))
+            )
     return problems
 
 
@@ -280,9 +296,10 @@ def _check_services(site: Site, resolver: Resolver, host: str) -> list[Problem]:
             if not resolver.enabled(other):
                 problems.append(Problem(f"kolla:globals:enable_{other}", False, f"true, because {service} requires it"))
         if not resolver.service_hosts(service):
-            problems.append(Problem(f"kolla:topology:groups:{decl['group']}", [], f"at least one host: {service} is enabled"))
+            problems.append(
+                Problem(f"kolla:topology:groups:{decl['group']}", [], f"at least one host: {service} is enabled")
+            )
     for name in sorted(needed_passwords(resolver, host)):
         if site.passwords.get(name) in (None, ""):
-            problems.append(Problem(f"kolla:passwords:{name}", None, "a value; `kolla-salt genpwd` makes it",
-                                    nearest(name, site.passwords)))  # fmt: skip
+            problems.append(Problem(f"kolla:passwords:{name}", None, "a value; `kolla-salt genpwd` makes it"))
     return problems
