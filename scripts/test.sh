@@ -1,0 +1,44 @@
+#!/usr/bin/env bash
+# Everything that is tested, on a machine that may be empty: lint, unit, functional and engine tests, a real cloud.
+# On failure the last lines name the part that failed; the parts' output is in build/test/.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+export PATH="$PWD/.venv/bin:$PATH"
+logs=build/test
+mkdir -p "$logs"
+failed=()
+begin=$SECONDS
+
+part() {
+    local name=$1 start=$SECONDS
+    shift
+    printf '== %s\n' "$name"
+    if "$@" >"$logs/$name.log" 2>&1; then
+        printf '   %s: ok, %d s%s\n' "$name" $((SECONDS - start)) "$(tail -n 1 "$logs/$name.log" | sed -n 's/^.*\([0-9][0-9]* passed.*\)$/, \1/p')"
+        return 0
+    fi
+    failed+=("$name")
+    printf '   %s: FAILED after %d s; the last lines of %s:\n' "$name" $((SECONDS - start)) "$logs/$name.log"
+    tail -n 60 "$logs/$name.log" | sed 's/^/   | /'
+    return 1
+}
+
+part lint make -s lint
+part unit pytest -q -m "not engine and not cloud and not salt"
+if part images kolla-salt images build && part sandbox-up kolla-salt sandbox up --nodes 1; then
+    part salt pytest -q -m salt
+    part engine pytest -q -m engine
+    part cloud pytest -q -x -m cloud
+else
+    echo "   the tests that need an engine or a cloud did not run, since there is no sandbox"
+fi
+
+# The sum of the parts is what a reader, and a machine, looks for last.
+total() { cat "$logs"/*.log | sed -n "s/.*[^0-9]\([0-9][0-9]*\) $1.*/\1/p;s/^\([0-9][0-9]*\) $1.*/\1/p" | awk '{n+=$1} END {print n+0}'; }
+printf '\n%d s\n' $((SECONDS - begin))
+if [ ${#failed[@]} -gt 0 ]; then
+    printf 'FAILED: %s\n' "${failed[*]}"
+    printf '%d passed, %d failed\n' "$(total passed)" "$(($(total failed) > 0 ? $(total failed) : ${#failed[@]}))"
+    exit 1
+fi
+printf '%d passed, 0 failed\n' "$(total passed)"

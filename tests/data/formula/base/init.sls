@@ -1,0 +1,2 @@
+#!yaml|kolla
+# everything is declared in service.yaml
