@@ -1,0 +1,153 @@
+"""Which nodes a sandbox has, what each is for, and the site that describes them. Data in, data out."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from kolla_salt.sandbox.errors import SandboxError
+
+API_BRIDGE, EXT_BRIDGE = "ks-api", "ks-ext"
+API_NET, EXT_NET = "10.99.0", "10.98.0"
+PREFIX_LENGTH = 24
+HOST_API = f"{API_NET}.1"
+HOST_EXT = f"{EXT_NET}.1"
+VIP = f"{API_NET}.10"
+REGISTRY = f"{HOST_API}:4000"
+# Not Salt's default ports: the machine may have a salt-master of its own that listens on all addresses.
+PUBLISH_PORT, RETURN_PORT = 14505, 14506
+MOST_NODES = 100
+
+
+@dataclass(frozen=True)
+class Node:
+    """One node of the sandbox.
+
+    Attributes:
+        name: host name and minion id, ``node<number>``.
+        number: 1 for the first node.
+    """
+
+    name: str
+    number: int
+
+    @property
+    def api_address(self) -> str:
+        """Address of eth0 (API and tunnel network)."""
+        return f"{API_NET}.{10 + self.number}"
+
+    def interface(self, nic: int) -> str:
+        """Return the name of the host's end of network card ``nic`` (0 or 1)."""
+        return f"ks-{self.name}-{nic}"
+
+    def mac(self, nic: int) -> str:
+        """Return the hardware address of network card ``nic``: the same after every start of the node."""
+        return f"02:4b:53:{nic:02x}:00:{self.number:02x}"
+
+
+def nodes_for(count: int) -> list[Node]:
+    """Return the nodes of a sandbox of ``count`` nodes.
+
+    Raises:
+        SandboxError: the count is out of range.
+    """
+    if not 1 <= count <= MOST_NODES:
+        raise SandboxError(
+            "lay out the sandbox", f"--nodes {count}", f"a number from 1 to {MOST_NODES}", "choose another number"
+        )
+    return [Node(f"node{number}", number) for number in range(1, count + 1)]
+
+
+def layout(count: int) -> dict[str, list[str]]:
+    """Return the top groups of a sandbox of ``count`` nodes: group name to node names.
+
+    One node does everything; two are a controller and a compute node; three are a cluster whose members also
+    compute; from four on the first three are controllers and the others compute nodes.
+    """
+    names = [node.name for node in nodes_for(count)]
+    if count == 2:
+        control, compute = names[:1], names[1:]
+    elif count <= 3:
+        control, compute = names, names
+    else:
+        control, compute = names[:3], names[3:]
+    return {
+        "control": list(control),
+        "network": list(control),
+        "compute": list(compute),
+        "storage": [],
+        "monitoring": [],
+    }
+
+
+def topology(count: int) -> dict[str, Any]:
+    """Return the content of topology.yml for ``count`` nodes."""
+    hosts = {
+        node.name: {"addresses": {"api": node.api_address, "tunnel": node.api_address}} for node in nodes_for(count)
+    }
+    return {"hosts": hosts, "groups": layout(count)}
+
+
+def globals_for(count: int) -> dict[str, Any]:
+    """Return the content of globals.yml for ``count`` nodes: Kolla-Ansible's option names, sizes for one machine."""
+    return {
+        "openstack_release": "2026.1",
+        "base_distro": "debian",
+        "docker_registry": REGISTRY,
+        "docker_registry_insecure": True,
+        "docker_namespace": "openstack.kolla",
+        "internal_vip_address": VIP,
+        "network_interface": "eth0",
+        "neutron_external_interface": "eth1",
+        "neutron_plugin_agent": "openvswitch",
+        # The kernel of the machine need not have an Open vSwitch module.
+        "ovs_datapath": "netdev",
+        # Emulation works on every machine, nested virtualisation does not.
+        "nova_compute_virt_type": "qemu",
+        "haproxy_max_connections": 4000,
+        "openstack_service_workers": 1 if count > 2 else 2,
+        "openstack_service_rpc_workers": 1,
+        "keepalived_virtual_router_id": "51",
+    }
+
+
+HEADER = (
+    "# Written by `kolla-salt sandbox up`, and again whenever the sandbox changes, as long as nobody edits it.\n"
+    "# generated: "
+)
+
+
+def generated_file(data: Mapping[str, Any]) -> str:
+    """Render ``data`` as YAML below a header that tells later whether somebody edited the file."""
+    body = yaml.safe_dump(dict(data), sort_keys=False, default_flow_style=None, width=110)
+    return f"{HEADER}{hashlib.sha256(body.encode()).hexdigest()}\n{body}"
+
+
+def is_unedited(text: str) -> bool:
+    """Return whether ``text`` is what :func:`generated_file` once wrote, for whatever data."""
+    if not text.startswith(HEADER):
+        return False
+    digest, _, body = text[len(HEADER) :].partition("\n")
+    return hashlib.sha256(body.encode()).hexdigest() == digest
+
+
+def hosts_block(nodes: Sequence[Node]) -> str:
+    """Return the lines of /etc/hosts for ``nodes``."""
+    lines = ["# BEGIN kolla-salt sandbox", f"{HOST_API} salt registry"]
+    lines += [f"{node.api_address} {node.name}" for node in nodes]
+    return "\n".join([*lines, "# END kolla-salt sandbox", ""])
+
+
+def with_hosts_block(text: str, nodes: Sequence[Node]) -> str:
+    """Return the /etc/hosts content ``text`` with the sandbox's block put in or replaced; other lines stay."""
+    before, found, rest = text.partition("# BEGIN kolla-salt sandbox")
+    if found:
+        _, _, after = rest.partition("# END kolla-salt sandbox\n")
+    else:
+        before = text if text.endswith("\n") or not text else text + "\n"
+        after = ""
+    return before + hosts_block(nodes) + after
