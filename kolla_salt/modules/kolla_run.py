@@ -1,0 +1,367 @@
+"""The master's side of a run: ask the hosts, predict, apply one step after the other, keep the record.
+
+The functions run inside an orchestration (``salt-run state.orchestrate orch.deploy``), in which ``__context__`` lives as
+long as the run. They are not meant for minions.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import salt.client
+import salt.utils.event
+from salt.exceptions import CommandExecutionError
+
+from kolla_salt import __version__, declarations, outcome, paths, runs
+from kolla_salt import site as sites
+from kolla_salt.context import Resolver
+from kolla_salt.steps import Progress, service_of, sls_by_host, to_do
+
+__virtualname__ = "kolla_run"
+_KEY = "kolla_salt.run"
+
+
+def __virtual__() -> str:
+    return __virtualname__
+
+
+# --- what the functions share ---------------------------------------------------------------------------------------
+
+
+def _run() -> dict[str, Any]:
+    if _KEY not in __context__:
+        raise CommandExecutionError(
+            "applying a step: no run was begun in this orchestration; "
+            "start it with 'kolla-salt deploy' or 'salt-run state.orchestrate orch.deploy'"
+        )
+    return __context__[_KEY]
+
+
+def _fire(kind: str, data: dict[str, Any]) -> None:
+    """Tell whoever watches the bus. A run without listeners goes on all the same."""
+    with salt.utils.event.get_master_event(__opts__, __opts__["sock_dir"], listen=False) as bus:
+        bus.fire_event(data, f"kolla/run/{kind}")
+
+
+def _ask(hosts: list[str], function: str, timeout: int | None = None, **kwargs: Any) -> dict[str, Any]:
+    """Run an execution function on ``hosts`` in one job: host -> what it returned; hosts that said nothing are absent.
+
+    A host's error comes as an exception's text in place of data; the callers can tell by the type.
+    """
+    if not hosts:
+        return {}
+    with salt.client.LocalClient(mopts=__opts__) as client:
+        options: dict[str, Any] = {} if timeout is None else {"timeout": timeout, "gather_job_timeout": timeout}
+        answers: dict[str, Any] = {}
+        for answer in client.cmd_iter(hosts, function, tgt_type="list", kwarg=kwargs or None, **options):
+            for host, said in answer.items():
+                if isinstance(said, dict) and "ret" in said and not said.get("failed"):
+                    answers[host] = said
+            if len(answers) == len(hosts):
+                break
+        return answers
+
+
+def site_directory() -> str:
+    """Return the folder of the site that this master serves.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call --local kolla_run.site_directory
+    """
+    if __opts__.get("kolla_site"):
+        return str(__opts__["kolla_site"])
+    for item in __opts__.get("ext_pillar") or []:
+        if isinstance(item.get("kolla"), str):
+            return item["kolla"]
+    return str(sites.DEFAULT_DIR)
+
+
+def records_root() -> Path:
+    """Return the folder of the run records: the master's option ``kolla_runs``, else ``/var/lib/kolla-salt/runs``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call --local kolla_run.records_root
+    """
+    return Path(__opts__.get("kolla_runs") or runs.ROOT)
+
+
+# --- the stages of a run --------------------------------------------------------------------------------------------
+
+
+def begin(verb: str, steps: Any, run_id: str = "", every: bool = False, hosts: Any = None) -> dict[str, Any]:
+    """Begin a run: see who answers, do the dry run, open the record.
+
+    :param verb: what the run is called.
+    :param steps: the steps of ``kolla.plan``; a text is the error that came in their place.
+    :param run_id: name of the record; made from the time when empty.
+    :param every: apply every step, also those in which the dry run sees nothing to do.
+    :param hosts: restrict the run to these hosts (list).
+    :returns: ``run``, ``unknown`` (hosts without an answer), ``predicted`` (host -> service -> number of changes).
+    :raises CommandExecutionError: no plan, no host answers, versions differ, or a host cannot render its states.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run state.orchestrate orch.deploy
+    """
+    if not isinstance(steps, list):
+        raise CommandExecutionError(_last_words(str(steps)))
+    directory = site_directory()
+    site, decls = sites.load(directory), declarations.load()
+    if hosts:
+        steps = [{**step, "minions": [name for name in step["minions"] if name in hosts]} for step in steps]
+        steps = [step for step in steps if step["minions"]]
+    if not steps:
+        raise CommandExecutionError(f"planning {verb}: no enabled service is placed on "
+                                    f"{', '.join(hosts) if hosts else 'any host'}; see topology.yml in {directory}")
+    resolver = Resolver(decls, site.as_pillar(), next(iter(site.topology["hosts"])))
+    services = list(dict.fromkeys(service_of(sls) for step in steps for sls in step["sls"]))
+    progress = Progress(
+        requires={name: decls[name]["requires"] for name in decls},
+        primaries={name: resolver.service_hosts(name)[0] for name in services if name in decls},
+    )
+    record = runs.create(verb, records_root(), run_id=run_id, site=directory, site_digest=runs.digest(directory),
+                         version=__version__, jid=str(__opts__.get("jid", "")))
+    __context__[_KEY] = run = {
+        "record": record, "progress": progress, "secrets": outcome.secrets_of(site.passwords), "started": time.time(),
+        "images": {}, "result": "ok", "seconds": {},
+    }
+    wanted = sls_by_host(steps)
+    _fire("begun", {"run": record.id, "verb": verb, "steps": [_short(step) for step in steps], "hosts": list(wanted)})
+    started = time.time()
+    answers = _ask(list(wanted), "test.ping", timeout=3)
+    progress.unknown = set(wanted) - set(answers)
+    present = [host for host in wanted if host in answers]
+    if not present:
+        raise _failed(run, f"asking the {len(wanted)} hosts of the site for a sign of life: none answered within 3 s; "
+                           "'salt-run manage.status' shows the minions, 'salt-key -L' whether their keys are accepted")
+    run["seconds"]["ask"] = round(time.time() - started, 3)
+    started = time.time()
+    surveys = _ask(present, "kolla_check.survey", sls=wanted)
+    run["seconds"]["dry run"] = round(time.time() - started, 3)
+    progress.unknown |= set(present) - set(surveys)
+    predicted = _read_surveys(run, surveys)
+    run["predicted"] = predicted
+    if not every:
+        progress.todo = to_do(predicted, progress.requires, services)
+    plan = {"steps": [_short(step) for step in steps], "hosts": {h: s["ret"] for h, s in surveys.items()},
+            "unknown": sorted(progress.unknown)}
+    record.write_plan(outcome.scrub(plan, run["secrets"]))
+    counts = {host: {name: len(changes) for name, changes in found.items()} for host, found in predicted.items()}
+    result = {"run": record.id, "unknown": sorted(progress.unknown), "predicted": counts,
+              "missing_images": {h: i for h, i in run["images"].items() if i}, "seconds": run["seconds"],
+              "todo": sorted(services if progress.todo is None else progress.todo)}
+    _fire("surveyed", result)
+    return result
+
+
+def _read_surveys(run: dict[str, Any], surveys: dict[str, Any]) -> dict[str, dict[str, list[str]]]:
+    """Return host -> service -> IDs that the dry run would change; refuse what must not be begun."""
+    predicted: dict[str, dict[str, list[str]]] = {}
+    problems: list[str] = []
+    own = __version__
+    for host, said in surveys.items():
+        survey = said["ret"]
+        if not isinstance(survey, dict) or "states" not in survey:
+            problems.append(f"{host}: {_last_words(str(survey))}")
+            continue
+        if survey["version"] != own:
+            problems.append(f"{host} has kolla-salt {survey['version']}, the master has {own}; "
+                            "install the same version on both")
+            continue
+        if survey["errors"]:
+            problems += [f"{host}: {text}" for text in survey["errors"]]
+            continue
+        run["images"][host] = survey["missing_images"]
+        found = predicted.setdefault(host, {})
+        for state in survey["states"]:
+            found.setdefault(service_of(state["sls"]), []).append(state["id"])
+        for failure in survey["failed"]:
+            # What cannot be predicted has to be tried.
+            found.setdefault(service_of(failure["sls"]), []).append(failure["id"])
+    if problems:
+        raise _failed(run, "the dry run failed, nothing was changed:\n  " + "\n  ".join(outcome.scrub(problems, run["secrets"])))
+    return predicted
+
+
+def pull() -> dict[str, Any]:
+    """Fetch the images that hosts lack, on all hosts at once.
+
+    :returns: host -> images fetched.
+    :raises CommandExecutionError: naming every image that cannot be had, before any container is touched.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run state.orchestrate orch.pull
+    """
+    run = _run()
+    missing = {host: images for host, images in run["images"].items() if images}
+    if not missing:
+        return {}
+    started = time.time()
+    _fire("step", {"run": run["record"].id, "id": "pull images", "state": "started", "hosts": list(missing)})
+    answers = _ask(list(missing), "kolla_check.pull", images=missing)
+    problems = []
+    for host, images in missing.items():
+        said = answers.get(host, {}).get("ret")
+        if not isinstance(said, dict):
+            problems.append(f"{host}: {_last_words(str(said)) if said else 'no answer'}")
+            continue
+        problems += [f"{host}: {image}: {said['failed'][image]}" for image in images if image in said["failed"]]
+    seconds = round(time.time() - started, 3)
+    run["record"].append_step({"id": "pull images", "wave": 0, "role": "pull", "services": [], "started": started,
+                               "seconds": seconds, "ok": not problems, "hosts": {
+                                   host: {"result": True, "seconds": seconds, "changed": images, "failed": []}
+                                   for host, images in missing.items()}})
+    _fire("step", {"run": run["record"].id, "id": "pull images", "state": "ended", "seconds": seconds, "ok": not problems})
+    if problems:
+        raise _failed(run, "fetching images: some cannot be had, no container was touched:\n  " + "\n  ".join(problems)
+                      + "\n  check docker_registry, docker_namespace and openstack_tag in globals.yml, "
+                        "or build the images: kolla-salt images build")
+    return missing
+
+
+def apply(step: dict[str, Any]) -> dict[str, Any]:
+    """Apply one step: what is to be done of it and not blocked, as one ``state.apply`` job.
+
+    :param step: ``id``, ``wave``, ``role``, ``services``, ``sls``, ``minions``.
+    :returns: ``ok``, ``left_out`` (service -> host -> why), ``hosts`` (host -> outcome), ``returns`` (host -> states).
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run state.orchestrate orch.deploy
+    """
+    run = _run()
+    progress: Progress = run["progress"]
+    jobs, left_out = progress.targets(step)
+    started = time.time()
+    hosts: dict[str, Any] = {}
+    returns: dict[str, Any] = {}
+    if jobs:
+        _fire("step", {"run": run["record"].id, **_short(step), "state": "started",
+                       "hosts": [host for names, _ in jobs for host in names]})
+    for names, sls in jobs:
+        mark = {"id": step["id"], "wave": step["wave"], "role": step["role"], "run": run["record"].id}
+        answers = _states(names, sls, {"kolla_step": mark})
+        for host in names:
+            returned = answers.get(host)
+            if returned is None:
+                progress.unknown.add(host)
+                hosts[host] = {"result": None, "seconds": 0.0, "changed": [], "failed": [], "slowest": []}
+                continue
+            found = outcome.read(host, returned)
+            returns[host] = returned
+            for failure in found.failed:
+                for service in [service_of(failure.sls)] if failure.sls else [service_of(name) for name in sls]:
+                    progress.fail(service, host)
+            hosts[host] = {
+                "result": found.result, "total": found.total, "seconds": round(found.seconds, 3),
+                "changed": [{"id": c.id, "function": c.function, "changes": outcome.cut(c.changes, 2000)}
+                            for c in found.changed],
+                "failed": [vars(failure) for failure in found.failed], "skipped": found.skipped,
+                "slowest": found.slowest,
+            }
+    ok = not left_out and all(host["result"] is True for host in hosts.values())
+    if not ok:
+        run["result"] = "failed" if any(h["result"] is False for h in hosts.values()) or run["result"] == "failed" else "incomplete"
+    report = outcome.scrub({
+        **_short(step), "started": started, "seconds": round(time.time() - started, 3), "ok": ok, "hosts": hosts,
+        "left_out": left_out,
+    }, run["secrets"])
+    if jobs or left_out:
+        run["record"].append_step(report)
+        _fire("step", {"run": run["record"].id, "state": "ended", **_coarse(report)})
+    return {**report, "returns": returns}
+
+
+def _states(hosts: list[str], sls: list[str], pillar: dict[str, Any]) -> dict[str, Any]:
+    """Apply ``sls`` on ``hosts`` and return what each said; a host that was lost on the way is absent."""
+    kwarg: dict[str, Any] = {"pillar": pillar}
+    if __opts__.get("test"):
+        kwarg["test"] = True
+    with salt.client.LocalClient(mopts=__opts__) as client:
+        answers: dict[str, Any] = {}
+        for answer in client.cmd_iter(hosts, "state.sls", [",".join(sls)], tgt_type="list", kwarg=kwarg):
+            for host, said in answer.items():
+                if isinstance(said, dict) and "ret" in said and not (said.get("failed") and not said["ret"]):
+                    answers[host] = said["ret"]
+            if len(answers) == len(hosts):
+                break
+        return answers
+
+
+def end() -> dict[str, Any]:
+    """Close the record.
+
+    :returns: ``run``, ``result`` (``ok``, ``failed`` or ``incomplete``) and ``seconds``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run state.orchestrate orch.deploy
+    """
+    run = _run()
+    progress: Progress = run["progress"]
+    if progress.unknown and run["result"] == "ok":
+        run["result"] = "incomplete"
+    seconds = round(time.time() - run["started"], 3)
+    result = {"result": run["result"], "seconds": seconds, "unknown": sorted(progress.unknown),
+              "failed": sorted(f"{service} on {host}" for service, host in progress.failed)}
+    if not run.get("closed"):
+        run["record"].close(**result, stages=run["seconds"])
+        run["closed"] = True
+    _fire("ended", {"run": run["record"].id, **result})
+    return {"run": run["record"].id, **result}
+
+
+def _failed(run: dict[str, Any], text: str) -> CommandExecutionError:
+    """Close the record with ``text`` and return the error to raise."""
+    run["result"] = "failed"
+    run["closed"] = True
+    run["record"].close("failed", error=text, seconds=round(time.time() - run["started"], 3))
+    _fire("ended", {"run": run["record"].id, "result": "failed", "error": text})
+    return CommandExecutionError(text)
+
+
+def _short(step: dict[str, Any]) -> dict[str, Any]:
+    return {key: step[key] for key in ("id", "wave", "role", "services", "minions", "sls") if key in step}
+
+
+def _coarse(report: dict[str, Any]) -> dict[str, Any]:
+    """Return a report without the changes: an event is for watching."""
+    hosts = {
+        host: {"result": said["result"], "seconds": said["seconds"], "changed": len(said["changed"]),
+               "failed": said["failed"][:3]}
+        for host, said in report["hosts"].items()
+    }
+    return {**{key: report[key] for key in ("id", "wave", "role", "services", "seconds", "ok", "left_out")}, "hosts": hosts}
+
+
+def _last_words(text: str) -> str:
+    """Return what an exception said, without the traceback that Salt puts around it."""
+    for marker in ("SaltRunnerError: ", "CommandExecutionError: ", "SaltRenderError: "):
+        if marker in text:
+            return text.rsplit(marker, 1)[1].strip()
+    return text.strip()
+
+
+def _names(value: Iterable[str]) -> str:
+    return ", ".join(value)
+
+
+__all__ = ["apply", "begin", "end", "pull", "records_root", "site_directory"]

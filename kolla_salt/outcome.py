@@ -1,0 +1,200 @@
+"""Reading what a state run returned: counts, the failure that matters, the slowest states, predicted changes.
+
+Salt's return of ``state.apply`` is a mapping of one entry per state, or a list of sentences when nothing could be
+rendered. Everything that shows or stores a result goes through :func:`read`, so that a failure looks the same in the
+live view, in a run record and in ``--json``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+# How Salt words the failure of a state that was not run because another one failed. Such a state is a consequence.
+_CONSEQUENCE = "One or more requisite failed"
+#: A diff longer than this many characters is cut in records; the host has the file.
+DIFF_LIMIT = 4000
+
+
+@dataclass
+class Failure:
+    """One state that failed by itself."""
+
+    host: str
+    id: str
+    sls: str
+    function: str
+    comment: str
+    seconds: float = 0.0
+
+    def sentence(self) -> str:
+        """Return what failed, where, and what it said, in the words shown to the operator."""
+        where = f"{self.host}: {self.id}" if self.id else self.host
+        detail = f" ({self.function} in {self.sls}.sls)" if self.function else ""
+        return f"{where}{detail}\n    " + self.comment.strip().replace("\n", "\n    ")
+
+
+@dataclass
+class Change:
+    """One state that changed something, or would."""
+
+    host: str
+    id: str
+    sls: str
+    function: str
+    changes: dict[str, Any]
+    comment: str = ""
+
+
+@dataclass
+class Outcome:
+    """What a state run did on one host."""
+
+    host: str
+    result: bool | None = True
+    total: int = 0
+    changed: list[Change] = field(default_factory=list)
+    failed: list[Failure] = field(default_factory=list)
+    skipped: int = 0
+    seconds: float = 0.0
+    slowest: list[tuple[float, str]] = field(default_factory=list)
+
+    @property
+    def failed_sls(self) -> set[str]:
+        """Names of the SLS files in which something failed; empty names mean the run as a whole."""
+        return {failure.sls for failure in self.failed}
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain data for JSON."""
+        return asdict(self)
+
+
+def _function(key: str) -> str:
+    parts = key.split("_|-")
+    return f"{parts[0]}.{parts[-1]}" if len(parts) >= 4 else key
+
+
+def read(host: str, returned: Any, slowest: int = 5) -> Outcome:
+    """Return what ``returned``, the return of a ``state.apply`` on ``host``, says.
+
+    Args:
+        host: the minion's id.
+        returned: a mapping of states, a list of error sentences, or anything else a broken job returns.
+        slowest: how many of the slowest states are kept.
+    """
+    outcome = Outcome(host)
+    if isinstance(returned, Mapping) and "ret" in returned and "jid" in returned:
+        returned = returned["ret"]
+    if not isinstance(returned, Mapping):
+        sentences = [str(line) for line in returned] if isinstance(returned, list | tuple) else [str(returned)]
+        outcome.result = False
+        outcome.failed.append(Failure(host, "", "", "", "\n".join(sentences)))
+        return outcome
+    states = [(key, state) for key, state in returned.items() if isinstance(state, Mapping)]
+    states.sort(key=lambda item: item[1].get("__run_num__", 0))
+    if not states:
+        outcome.result = False
+        outcome.failed.append(Failure(host, "", "", "", "the state run returned no states"))
+    timings: list[tuple[float, str]] = []
+    for key, state in states:
+        function = _function(key)
+        sls = str(state.get("__sls__", ""))
+        name = str(state.get("__id__", state.get("name", key)))
+        comment = str(state.get("comment", ""))
+        seconds = _seconds(state.get("duration", 0))
+        outcome.total += 1
+        outcome.seconds += seconds
+        timings.append((seconds, name))
+        if state.get("result") is False:
+            outcome.result = False
+            if _CONSEQUENCE in comment:
+                outcome.skipped += 1
+            else:
+                outcome.failed.append(Failure(host, name, sls, function, comment, seconds))
+        elif state.get("changes"):
+            if state.get("result") is None and outcome.result is not False:
+                outcome.result = None
+            changes = state["changes"]
+            outcome.changed.append(
+                Change(
+                    host,
+                    name,
+                    sls,
+                    function,
+                    dict(changes) if isinstance(changes, Mapping) else {"changes": changes},
+                    comment,
+                )
+            )
+        elif state.get("result") is None:
+            # Salt's own states may predict a change without naming it.
+            if outcome.result is not False:
+                outcome.result = None
+            outcome.changed.append(Change(host, name, sls, function, {}, comment))
+    if outcome.result is False and not outcome.failed:
+        # Only consequences: the cause is in another job. Name the first one rather than nothing.
+        key, state = next((k, s) for k, s in states if s.get("result") is False)
+        outcome.failed.append(
+            Failure(
+                host,
+                str(state.get("__id__", "")),
+                str(state.get("__sls__", "")),
+                _function(key),
+                str(state.get("comment", "")),
+            )
+        )
+    outcome.slowest = sorted((t for t in timings if t[0] >= 0.05), reverse=True)[:slowest]
+    return outcome
+
+
+def _seconds(duration: Any) -> float:
+    """Salt gives milliseconds as a number, or as text such as ``"12.3 ms"`` in older returns."""
+    try:
+        return round(float(str(duration).split()[0]) / 1000, 3)
+    except (ValueError, IndexError):
+        return 0.0
+
+
+def cut(value: Any, limit: int = DIFF_LIMIT) -> Any:
+    """Return ``value`` with every text shortened to ``limit`` characters."""
+    if isinstance(value, str):
+        return value if len(value) <= limit else value[:limit] + f"\n[... {len(value) - limit} more characters]"
+    if isinstance(value, Mapping):
+        return {key: cut(item, limit) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [cut(item, limit) for item in value]
+    return value
+
+
+def secrets_of(passwords: Mapping[str, Any]) -> list[str]:
+    """Return every secret text in ``passwords`` that is long enough to be told from ordinary words."""
+    found: list[str] = []
+
+    def walk(value: Any) -> None:
+        if isinstance(value, Mapping):
+            for item in value.values():
+                walk(item)
+        elif isinstance(value, str) and len(value) >= 8:
+            found.append(value)
+
+    walk(passwords)
+    return sorted(found, key=len, reverse=True)
+
+
+def scrub(value: Any, secrets: Iterable[str]) -> Any:
+    """Return ``value`` with every occurrence of a secret replaced; the last net before something is stored or shown."""
+    secrets = list(secrets)
+
+    def walk(item: Any) -> Any:
+        if isinstance(item, str):
+            for secret in secrets:
+                if secret in item:
+                    item = item.replace(secret, "********")
+            return item
+        if isinstance(item, Mapping):
+            return {walk(key): walk(entry) for key, entry in item.items()}
+        if isinstance(item, list | tuple):
+            return [walk(entry) for entry in item]
+        return item
+
+    return walk(value)

@@ -1,0 +1,118 @@
+"""What of a planned step is still to be done, given what was predicted, what failed and who answers. Pure.
+
+A step is ``{id, wave, role, services, sls, minions}`` as ``kolla.plan`` returns it. The orchestration goes through the
+steps in order; nothing in it says which step needs which, because that depends on services, not on steps. It is
+decided here, host by host.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+Step = Mapping[str, Any]
+Requires = Mapping[str, Sequence[str]]
+
+
+def service_of(sls: str) -> str:
+    """Return the service an SLS belongs to: the folder it lies in."""
+    return sls.split(".", 1)[0]
+
+
+def needed_by(service: str, requires: Requires) -> set[str]:
+    """Return every service that ``service`` needs, directly or through others."""
+    found: set[str] = set()
+    todo = list(requires.get(service, ()))
+    while todo:
+        name = todo.pop()
+        if name not in found:
+            found.add(name)
+            todo.extend(requires.get(name, ()))
+    return found
+
+
+def sls_by_host(steps: Iterable[Step]) -> dict[str, list[str]]:
+    """Return for each host all SLS of all its steps, in order and once: what its dry run is made of."""
+    result: dict[str, dict[str, None]] = {}
+    for step in steps:
+        for host in step["minions"]:
+            result.setdefault(host, {}).update(dict.fromkeys(step["sls"]))
+    return {host: list(names) for host, names in result.items()}
+
+
+def to_do(predicted: Mapping[str, Iterable[str]], requires: Requires, services: Iterable[str]) -> set[str]:
+    """Return the services that a run has to apply.
+
+    Args:
+        predicted: host -> services in which the dry run saw something to change.
+        requires: service -> services it requires.
+        services: all services of the plan.
+
+    Services that require a changed one are applied as well: what they find may only differ once it is changed.
+    """
+    changed = {name for names in predicted.values() for name in names}
+    return {name for name in services if name in changed or changed & needed_by(name, requires)}
+
+
+@dataclass
+class Progress:
+    """What has gone wrong so far in one run."""
+
+    requires: Requires
+    #: service -> its first host
+    primaries: Mapping[str, str]
+    unknown: set[str] = field(default_factory=set)
+    failed: set[tuple[str, str]] = field(default_factory=set)
+    todo: set[str] | None = None
+
+    def fail(self, service: str, host: str) -> None:
+        """Note that ``service`` failed on ``host``."""
+        self.failed.add((service, host))
+
+    def obstacle(self, service: str, host: str) -> str:
+        """Return why ``service`` cannot be applied on ``host``, or an empty string.
+
+        A service waits for what it requires: on the primary of the required service, where run-once work is done, and
+        on the same host. A failure on some other host does not concern it.
+        """
+        if host in self.unknown:
+            return f"{host} does not answer"
+        own = self.primaries.get(service)
+        if own is not None and own in self.unknown:
+            return f"its first host {own} does not answer"
+        if own is not None and own != host and (service, own) in self.failed:
+            return f"it failed on its first host {own}"
+        for other in sorted(needed_by(service, self.requires)):
+            first = self.primaries.get(other)
+            if first is not None and first in self.unknown:
+                return f"it requires {other}, whose first host {first} does not answer"
+            for where in (first, host):
+                if where is not None and (other, where) in self.failed:
+                    return f"it requires {other}, which failed on {where}"
+        return ""
+
+    def targets(self, step: Step) -> tuple[list[tuple[list[str], list[str]]], dict[str, dict[str, str]]]:
+        """Return the jobs that ``step`` comes to, and what is left out of it.
+
+        Returns:
+            Jobs as ``(hosts, sls)``: hosts with the same SLS share one. And ``{service: {host: why}}``.
+        """
+        jobs: dict[tuple[str, ...], list[str]] = {}
+        left_out: dict[str, dict[str, str]] = {}
+        for host in step["minions"]:
+            names: list[str] = []
+            for sls in step["sls"]:
+                service = service_of(sls)
+                if self.todo is not None and service not in self.todo:
+                    continue
+                why = self.obstacle(service, host)
+                if not why and service != sls and (service, host) in self.failed:
+                    why = f"{service} failed on {host}"
+                if why:
+                    left_out.setdefault(service, {})[host] = why
+                else:
+                    names.append(sls)
+            if names:
+                jobs.setdefault(tuple(names), []).append(host)
+        return [(hosts, list(names)) for names, hosts in jobs.items()], left_out
