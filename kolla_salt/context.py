@@ -516,7 +516,7 @@ class Resolver:
                 values = {key: self.evaluate(value, names) for key, value in fields.items()}
                 values["members"] = [
                     {"host": name, "address": self.address("api", name), "port": values["listen_port"]}
-                    for name in self.hosts(values["group"])
+                    for name in (self.hosts(values["group"]) if values["hosts"] is None else values["hosts"])
                 ]
                 for field in ("internal", "external", "active_passive"):
                     values[field] = to_bool(values[field])

@@ -98,6 +98,7 @@ BALANCER_FIELDS: dict[str, tuple[tuple[type, ...], Any]] = {
     "port": ((int, str), None),
     "listen_port": ((int, str), None),
     "group": ((str,), None),
+    "hosts": ((list, str), None),
     "mode": ((str,), "http"),
     "check": ((str,), None),
     "internal": ((bool, str), True),
@@ -109,7 +110,9 @@ BALANCER_FIELDS: dict[str, tuple[tuple[type, ...], Any]] = {
     "when": ((bool, str), True),
 }
 
-KEYSTONE_FIELDS = {"user", "password", "roles", "extra_roles", "services", "project", "when"}
+KEYSTONE_FIELDS = {
+    "user", "password", "roles", "extra_roles", "services", "project", "domains", "after_containers", "when",
+}  # fmt: skip
 BOOTSTRAP_FIELDS = {
     "name", "container", "environment", "command", "volumes", "when", "after_keystone", "timeout", "user",
 }  # fmt: skip
@@ -207,6 +210,11 @@ def normalise(name: str, data: Any) -> tuple[Declaration, list[str]]:
         keystone.setdefault("roles", ["admin"])
         keystone.setdefault("extra_roles", [])
         keystone.setdefault("services", [])
+        keystone.setdefault("domains", [])
+        keystone.setdefault("after_containers", False)
+        for index, domain in enumerate(keystone["domains"]):
+            if not isinstance(domain, dict) or domain.keys() != {"name", "admin", "password"}:
+                errors.append(f"{name}.keystone.domains[{index}]: expected name, admin, password; found {domain!r}")
     for entry, fields in list(decl["load_balancer"].items()):
         decl["load_balancer"][entry] = balancer = _fill(
             f"{name}.load_balancer.{entry}", fields, BALANCER_FIELDS, errors

@@ -196,6 +196,8 @@ def expand(service: str, resolver: Resolver, role: str | None = None, facts: dic
             require=require,
             parallel=True if known is not None and container not in known else None,
         )  # fmt: skip
+    if primary and decl["keystone"].get("after_containers"):
+        _registration(states, decl, resolver, [container for container, on in placed.items() if on])
     return states or _nothing(service, f"{service} has nothing to do on this host")
 
 
@@ -222,6 +224,21 @@ def _host_states(states: States, decl: dict[str, Any], resolver: Resolver, names
             )
 
 
+def _registration(
+    states: States, decl: dict[str, Any], resolver: Resolver, containers: list[str] | None = None
+) -> str | None:
+    """Add what the service registers in Keystone, after ``containers``; return the state's ID, or None."""
+    service = decl["name"]
+    if not decl["keystone"] or not resolver.test(decl["keystone"].get("when", True), resolver.names(service)):
+        return None
+    state_id = f"{service} keystone"
+    states[state_id] = _state(
+        "kolla_keystone.registered", {"name": state_id}, {"service": service},
+        require=[{"kolla_container": container} for container in containers or []],
+    )  # fmt: skip
+    return state_id
+
+
 def _primary_states(
     states: States, decl: dict[str, Any], resolver: Resolver, names: Names, files: dict[str, list[str]],
     facts: dict[str, Any],
@@ -238,10 +255,9 @@ def _primary_states(
             "kolla_db.database_present", {"name": state_id}, {"database": db["name"]}, {"user": db["user"]},
             {"password_secret": db["password"]},
         )  # fmt: skip
-    keystone = f"{service} keystone"
-    registers = bool(decl["keystone"]) and resolver.test(decl["keystone"].get("when", True), names)
-    if registers:
-        states[keystone] = _state("kolla_keystone.registered", {"name": keystone}, {"service": service})
+    keystone = None
+    if not decl["keystone"].get("after_containers"):
+        keystone = _registration(states, decl, resolver)
     boots: list[str] = []
     stamps = facts.get("stamps")
     for step in decl["bootstrap"]:
@@ -260,7 +276,7 @@ def _primary_states(
                 spec[field] = resolver.evaluate(step[field], step_names)
         require: list[dict[str, str]] = [{"kolla_config": state_id} for state_id in files.get(step["container"], [])]
         require += [{"kolla_container": other} for other in boots]
-        if step.get("after_keystone") and registers:
+        if step.get("after_keystone") and keystone:
             require.append({"kolla_keystone": keystone})
         states[step["name"]] = _state(
             "kolla_container.ran", {"name": step["name"]}, *({key: value} for key, value in spec.items()),

@@ -113,6 +113,7 @@ def needed_passwords(resolver: Resolver, host: str) -> set[str]:
                 needed.add("keystone_admin_password")
                 if decl["keystone"]["user"]:
                     needed.add(decl["keystone"]["password"])
+                needed.update(domain["password"] for domain in decl["keystone"]["domains"])
     return needed
 
 
