@@ -17,7 +17,7 @@ from kolla_salt.sandbox.paths import find_paths
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     """Add the command `sandbox` to ``subparsers`` and return its parser.
 
-    The parsed arguments carry the function to call under ``handler``; it takes them and returns the exit status.
+    The parsed arguments carry the function to call under ``run``; it takes them and returns the exit status.
     """
     parser = subparsers.add_parser(
         "sandbox", help="a cloud of 1..N nodes on this machine", description="A cloud of 1..N nodes on this machine."
@@ -31,9 +31,11 @@ def _add_commands(parser: argparse.ArgumentParser) -> None:
 
     def add(name: str, handler: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=text, description=text)
-        command.set_defaults(handler=handler)
+        command.set_defaults(run=handler)
         if name != "exec":
-            command.add_argument("--json", action="store_true", help="print the result as JSON")
+            # SUPPRESS: a default here would undo a --json that stands before the command.
+            command.add_argument("--json", action="store_true", default=argparse.SUPPRESS,
+                                 help="print the result as JSON")  # fmt: skip
         return command
 
     command = add("up", up, "create and start the nodes, or find that they run")
@@ -168,9 +170,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a sandbox command; return its exit status."""
     parser = argparse.ArgumentParser(prog="kolla-salt sandbox", description="A cloud of 1..N nodes on this machine.")
     _add_commands(parser)
-    args = parser.parse_args(argv)
+    args = parser.parse_args(argv, argparse.Namespace(json=False))
     try:
-        return args.handler(args)
+        return args.run(args)
     except SandboxError as err:
         print(f"kolla-salt sandbox: {err}", file=sys.stderr)
         return 1

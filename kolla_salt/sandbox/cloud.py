@@ -159,7 +159,7 @@ def up(
             _node(paths, one, nodes, base, venv, code, progress)
         if wait:
             _wait(paths, nodes, progress)
-        rootfs.remove_unused(paths.cache, base, venv)
+        rootfs.remove_unused(base, venv)
     return {**status(paths), "changes": progress.changes, "seconds": round(time.monotonic() - progress.began, 1)}
 
 
@@ -188,7 +188,10 @@ def _registry(paths: Paths, progress: Progress) -> None:
     if registry is None or master.listens(*_registry_port()):
         return
     with progress.step(f"image registry on {topo.REGISTRY}"):
-        registry.ensure_running(listen=[topo.REGISTRY], data_dir=paths.cache / "registry")
+        try:
+            registry.ensure_running(listen=[topo.REGISTRY])
+        except registry.ImageError as err:
+            raise SandboxError(f"start the image registry on {topo.REGISTRY}", str(err)) from err
 
 
 def _registry_port() -> tuple[int, str]:
@@ -312,7 +315,7 @@ def _wait(paths: Paths, nodes: Sequence[topo.Node], progress: Progress) -> None:
             logs = paths.node((engines or minions)[0]) / "upper/var/log/kolla-salt"
             raise SandboxError(
                 "bring the nodes up",
-                f"after {READY_SECONDS} s no answer from engines of {engines or 'none'}, minions of {minions or 'none'}",
+                f"after {READY_SECONDS} s no answer from the engines of {engines} and the minions of {minions}",
                 "answers from all",
                 f"see {logs}; `kolla-salt sandbox status`",
             )
@@ -440,7 +443,7 @@ def down(paths: Paths, progress: Progress | None = None, *, purge: bool = False)
     host.require_root()
     with lock(paths, progress):
         registry = _registry_module()
-        if registry is not None and hasattr(registry, "stop"):
+        if registry is not None and registry.running():
             with progress.step("stopped the image registry"):
                 registry.stop()
         if master.find_master(paths):

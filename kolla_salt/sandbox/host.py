@@ -186,6 +186,30 @@ def kill_all(find: Callable[[], Iterable[int]], doing: str, *, gentle: float = 0
     return len(seen)
 
 
+def wait_dead(pids: Iterable[int], doing: str, timeout: float = 30) -> None:
+    """Wait until the processes ``pids`` are gone, or zombies that only wait to be noticed.
+
+    Raises:
+        SandboxError: some still live after ``timeout`` seconds.
+    """
+    deadline = time.monotonic() + timeout
+    for pid in pids:
+        while True:
+            try:
+                state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+            except (OSError, IndexError):
+                break
+            if state in "ZX":
+                break
+            if time.monotonic() > deadline:
+                raise SandboxError(
+                    doing,
+                    f"process {pid} is in state {state} {timeout:g} s after SIGKILL",
+                    mend=f"see /proc/{pid}/stack; state D waits for a device",
+                )
+            time.sleep(0.02)
+
+
 # --- mounts and control groups --------------------------------------------------------------------------------
 
 

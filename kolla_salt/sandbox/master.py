@@ -39,7 +39,7 @@ def config(paths: Paths) -> dict[str, Any]:
         "local": False,
         # Code and declarations change while the sandbox runs.
         "fileserver_list_cache_time": 0,
-        "file_roots": {"base": [str(paths.repo / "salt"), str(paths.master / "roots")]},
+        "file_roots": {"base": [str(paths.repo / "salt")]},
         "pillar_roots": {"base": []},
         "ext_pillar": [{"kolla": str(paths.site)}],
         # All nodes and the master share this machine's processors: an answer may take a while.
@@ -54,19 +54,11 @@ def client_config(paths: Paths) -> Path:
 
 
 def write_config(paths: Paths) -> bool:
-    """Write the configuration and what it refers to; return whether it changed."""
-    for part in ("etc", "pki", "cache", "run", "log", "roots"):
+    """Write the configuration; return whether it changed."""
+    for part in ("etc", "pki", "cache", "run", "log"):
         (paths.master / part).mkdir(parents=True, exist_ok=True)
     (paths.master / "pki").chmod(0o700)
     (paths.master / "cache").chmod(0o700)
-    # Orchestrations are called `orch.<verb>`, so a file root must hold the directory `orch`.
-    for name, target in (("orch", paths.repo / "orch"), ("overrides", paths.site / "overrides")):
-        link = paths.master / "roots" / name
-        if not link.is_symlink() or os.readlink(link) != str(target):
-            beside = link.with_name(f".{name}.new")
-            beside.unlink(missing_ok=True)
-            beside.symlink_to(target)
-            beside.rename(link)
     text = "# Written by `kolla-salt sandbox up`.\n" + yaml.safe_dump(config(paths), sort_keys=False)
     return host.write_file(paths.master_config / "master", text)
 

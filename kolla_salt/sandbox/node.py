@@ -116,6 +116,8 @@ def daemon_config() -> str:
         "insecure-registries": [topo.REGISTRY],
         # Containers use the node's network; a node has no other network to translate addresses for.
         "bridge": "none", "iptables": False, "ip-masq": False, "ip-forward": False,
+        # Killing the engine must not stop what runs in its containers.
+        "live-restore": True,
         "log-opts": {"max-file": "2", "max-size": "20m"},
         "storage-driver": "overlay2",
         "max-concurrent-downloads": 4,
@@ -278,7 +280,10 @@ def kill(paths: Paths, name: str) -> bool:
         mine = [p for p in table if (mark := marked(p, str(paths.state))) and mark[0] == name]
         return [p.pid for p in mine]
 
+    firsts = [running.pid for running in find_nodes(paths).get(name, [])]
     killed = host.kill_all(pids, f"kill node {name}")
+    # The kernel now ends the rest of the node; its first process is dead only when all of them are.
+    host.wait_dead(firsts, f"kill node {name}")
     host.remove_cgroup(host.find_cgroups(), f"{CGROUP}/{name}")
     return killed > 0
 

@@ -269,21 +269,32 @@ def _in_base(
         remove_tree(work)
 
 
-BUILD_WHEELS = f"""
-apt-get -q update
-apt-get -qy install --no-install-recommends {" ".join(BUILD_PACKAGES)}
+# $1 is the list of packages, the rest are requirements. Only few distributions have to be compiled, and their wheels
+# are kept: without them the compiler is fetched at once, else only if something turns out to need it.
+BUILD_WHEELS = """
+compiler() { apt-get -q update && apt-get -qy install --no-install-recommends $packages; }
+build() { /tmp/venv/bin/pip -q wheel --find-links /wheels --wheel-dir /wheels "$@"; }
+packages=$1; shift
 python3 -m venv /tmp/venv
-/tmp/venv/bin/pip -q wheel --find-links /wheels --wheel-dir /wheels "$@"
+ls /wheels/timelib-*.whl > /dev/null 2>&1 || compiler
+build "$@" || { compiler; build "$@"; }
 """
 
-MAKE_VENV = f"""
-python3 -m venv {NODE_VENV}
-{NODE_VENV}/bin/pip -q install --no-index --find-links /wheels "$@"
-mkdir {NODE_SRC} {NODE_META}
-# Metadata first: it must win over a leftover of an installation inside the clone.
-printf '%s\\n%s\\n' {NODE_META} {NODE_SRC} > {NODE_VENV}/lib/python3.13/site-packages/kolla_salt_sandbox.pth
-printf '#!%s\\nimport sys\\nfrom kolla_salt.cli.main import main\\nsys.exit(main())\\n' {NODE_VENV}/bin/python3 > {NODE_VENV}/bin/kolla-salt
-chmod 755 {NODE_VENV}/bin/kolla-salt
+# $1 is the environment, $2 the metadata, $3 the code, the rest are requirements. Metadata comes first on the path: it
+# must win over a leftover of an installation inside the clone.
+MAKE_VENV = """
+venv=$1 meta=$2 src=$3; shift 3
+python3 -m venv "$venv"
+"$venv/bin/pip" -q install --no-index --find-links /wheels "$@"
+mkdir "$src" "$meta"
+printf '%s\\n' "$meta" "$src" > "$(echo "$venv"/lib/python3.*/site-packages)/kolla_salt_sandbox.pth"
+cat > "$venv/bin/kolla-salt" << END
+#!$venv/bin/python3
+import sys
+from kolla_salt.cli.main import main
+sys.exit(main())
+END
+chmod 755 "$venv/bin/kolla-salt"
 """
 
 
@@ -350,15 +361,18 @@ def ensure_wheels(cache: Path, python: str, wanted: Sequence[str], say: Say) -> 
     return wheels
 
 
-def remove_unused(cache: Path, base: Path, venv: Path) -> list[Path]:
-    """Remove root file systems and environments that were replaced, and half-made ones; return them.
+def remove_unused(*used: Path, keep: int = 2) -> list[Path]:
+    """Remove older siblings of the products ``used`` and half-made ones; return them.
 
-    Only called when no node runs on another one.
+    Called when all nodes run on ``used``. The last ``keep`` stay: two clones may take turns.
     """
     gone = []
-    for keep in (base, venv):
-        for entry in keep.parent.iterdir() if keep.parent.is_dir() else ():
-            if entry != keep and entry.name.startswith(keep.name.rsplit("-", 1)[0]):
-                remove_tree(entry)
-                gone.append(entry)
+    for product in used:
+        os.utime(product)
+        kind = product.name.rsplit("-", 1)[0]
+        siblings = [entry for entry in product.parent.iterdir() if entry.name.startswith(f"{kind}-")]
+        siblings.sort(key=lambda entry: (entry.suffix != ".building", entry.stat().st_mtime), reverse=True)
+        gone += [entry for at, entry in enumerate(siblings) if at >= keep or entry.suffix == ".building"]
+    for entry in gone:
+        remove_tree(entry)
     return gone

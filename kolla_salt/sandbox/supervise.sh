@@ -35,6 +35,8 @@ run_minion() {
     while [ -z "$(ip -4 -o address show dev eth0 scope global 2> /dev/null)" ]; do
         sleep 0.1
     done
+    # When only the main process was killed, its orphans make the next minion end again.
+    pkill -KILL -f /opt/kolla-salt/bin/salt-minion
     # What code this minion starts with: `sandbox up` compares it to the clone's.
     cp /run/kolla-salt/code.now /run/kolla-salt/code.minion
     # Compiled files of the read-only code are kept here.
