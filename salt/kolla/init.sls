@@ -1,0 +1,4 @@
+#!yaml|kolla
+
+hosts of the cloud in /etc/hosts:
+  kolla_hosts.present: []
