@@ -87,6 +87,7 @@ def additional_certificates(bundle: str, known: list[str]) -> list[str]:
     :param bundle: text with any number of PEM certificates.
     :param known: texts of the certificates that every machine has.
     """
+
     def body(pem: str) -> str:
         return "".join(pem.split("\n")[1:-1]).replace("\r", "")
 
