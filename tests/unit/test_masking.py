@@ -7,7 +7,12 @@ import pytest
 from kolla_salt import masking
 from kolla_salt.masking import LONGEST_DIFF, diff, mask, secret_values
 
-KEY = "-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaC1rZXktdjEAAAAABG5vbmU\nAAAEbm9uZQAAAAAAAAABAAAA\n-----END OPENSSH PRIVATE KEY-----\n"
+KEY = """\
+-----BEGIN OPENSSH PRIVATE KEY-----
+b3BlbnNzaC1rZXktdjEAAAAABG5vbmU
+AAAEbm9uZQAAAAAAAAABAAAA
+-----END OPENSSH PRIVATE KEY-----
+"""
 PASSWORDS = {
     "db_password": "s3cr/t pw'x",
     "cookie": "COOKIEVALUE",
@@ -20,12 +25,12 @@ SECRETS = secret_values(PASSWORDS)
 
 
 def test_secret_values_are_flat_and_without_public_parts():
-    assert SECRETS == {
+    assert {
         "s3cr/t pw'x": "db_password",
         "COOKIEVALUE": "cookie",
         KEY.strip("\n"): "ssh",
         "123456789": "number",
-    }
+    } == SECRETS
 
 
 @pytest.mark.parametrize(
