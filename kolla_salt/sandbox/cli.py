@@ -17,7 +17,7 @@ from kolla_salt.sandbox.paths import find_paths
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     """Add the command `sandbox` to ``subparsers`` and return its parser.
 
-    The parsed arguments carry the function to call under ``run``; it takes them and returns the exit status.
+    The parsed arguments carry the function to call under ``handler``; it takes them and returns the exit status.
     """
     parser = subparsers.add_parser(
         "sandbox", help="a cloud of 1..N nodes on this machine", description="A cloud of 1..N nodes on this machine."
@@ -31,7 +31,7 @@ def _add_commands(parser: argparse.ArgumentParser) -> None:
 
     def add(name: str, handler: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=text, description=text)
-        command.set_defaults(run=handler)
+        command.set_defaults(handler=handler)
         if name != "exec":
             # SUPPRESS: a default here would undo a --json that stands before the command.
             command.add_argument("--json", action="store_true", default=argparse.SUPPRESS,
@@ -172,7 +172,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _add_commands(parser)
     args = parser.parse_args(argv, argparse.Namespace(json=False))
     try:
-        return args.run(args)
+        return args.handler(args)
     except SandboxError as err:
         print(f"kolla-salt sandbox: {err}", file=sys.stderr)
         return 1

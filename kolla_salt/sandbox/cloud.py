@@ -454,7 +454,7 @@ def down(paths: Paths, progress: Progress | None = None, *, purge: bool = False)
         for name in sorted(names):
             with progress.step(f"killed {name}"):
                 node.kill(paths, name)
-        left = host.remove_cgroup(host.find_cgroups(), node.CGROUP)
+        left = host.remove_cgroup(host.find_cgroups(), paths.cgroup)
         if left:
             raise SandboxError(
                 "remove the control groups of the nodes",

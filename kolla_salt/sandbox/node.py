@@ -28,7 +28,6 @@ from kolla_salt.sandbox.paths import Paths
 from kolla_salt.sandbox.topology import Node
 
 MARK = "kolla-salt-node"
-CGROUP = "kolla-salt"
 NODE_PATH = "/opt/kolla-salt/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 HERE = Path(__file__).resolve().parent
 
@@ -187,7 +186,7 @@ def launch(paths: Paths, node: Node, base: Path, venv: Path) -> Running:
     """
     directory = paths.node(node.name)
     cgroups = host.find_cgroups()
-    groups = host.make_cgroup(cgroups, f"{CGROUP}/{node.name}")
+    groups = host.make_cgroup(cgroups, f"{paths.cgroup}/{node.name}")
     shutil.copyfile(HERE / "supervise.sh", directory / "run" / "supervise")
     env = {
         "PATH": os.environ.get("PATH", "") + ":/usr/sbin:/sbin:/usr/bin:/bin",
@@ -284,7 +283,7 @@ def kill(paths: Paths, name: str) -> bool:
     killed = host.kill_all(pids, f"kill node {name}")
     # The kernel now ends the rest of the node; its first process is dead only when all of them are.
     host.wait_dead(firsts, f"kill node {name}")
-    host.remove_cgroup(host.find_cgroups(), f"{CGROUP}/{name}")
+    host.remove_cgroup(host.find_cgroups(), f"{paths.cgroup}/{name}")
     return killed > 0
 
 

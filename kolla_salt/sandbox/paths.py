@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -49,6 +50,13 @@ class Paths:
     def meta(self) -> Path:
         """Python metadata of the project as the nodes see it."""
         return self.state / "meta"
+
+    @property
+    def cgroup(self) -> str:
+        """The control group of the nodes: control groups are one name space for the whole machine."""
+        if str(self.state) == STATE_DIR:
+            return "kolla-salt"
+        return f"kolla-salt-{hashlib.sha256(str(self.state).encode()).hexdigest()[:8]}"
 
     def node(self, name: str) -> Path:
         """Return the directory of node ``name``."""
