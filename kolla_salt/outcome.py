@@ -147,6 +147,19 @@ def read(host: str, returned: Any, slowest: int = 5) -> Outcome:
     return outcome
 
 
+def last_words(text: str) -> str:
+    """Return what an exception said, without the traceback that Salt puts around it."""
+    for marker in ("SaltRunnerError: ", "CommandExecutionError: ", "SaltRenderError: "):
+        if marker in text:
+            return text.rsplit(marker, 1)[1].strip()
+    lines = text.strip().splitlines()
+    if "Traceback (most recent call last):" in text and lines:
+        # An exception's text begins at the last line that is not indented.
+        start = max((number for number, line in enumerate(lines) if line and not line.startswith((" ", "\t"))), default=0)
+        return "\n".join(lines[start:])
+    return text.strip()
+
+
 def _seconds(duration: Any) -> float:
     """Salt gives milliseconds as a number, or as text such as ``"12.3 ms"`` in older returns."""
     try:

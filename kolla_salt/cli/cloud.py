@@ -9,7 +9,7 @@ from typing import Any
 from kolla_salt import outcome, progress, runs
 from kolla_salt.cli import view
 from kolla_salt.cli.errors import CliError
-from kolla_salt.cli.master import Master, last_words
+from kolla_salt.cli.master import Master
 
 
 def add_parser(subparsers: Any) -> None:
@@ -77,6 +77,10 @@ def report(args: argparse.Namespace, master: Master, run_id: str, state: progres
     except runs.UnknownRun:
         raise CliError(orchestration_error(returned)) from None
     header, steps = record.header(), list(record.steps())
+    if header["result"] == "running":
+        # The orchestration ended without closing its record: it broke, and says why.
+        record.close("failed", error=orchestration_error(returned))
+        header = record.header()
     ok = header["result"] == "ok"
     timing = progress.timing_table(steps)
     first = first_failure(steps)
@@ -121,5 +125,5 @@ def orchestration_error(returned: Any) -> str:
             if isinstance(states, dict):
                 for state in states.values():
                     if isinstance(state, dict) and state.get("result") is False:
-                        return last_words(str(state.get("comment")))
-    return last_words(str(returned))
+                        return outcome.last_words(str(state.get("comment")))
+    return outcome.last_words(str(returned))

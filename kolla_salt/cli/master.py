@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from kolla_salt import outcome
 from kolla_salt.cli import place
 from kolla_salt.cli.errors import CliError
 
@@ -79,7 +80,7 @@ class Master:
             client = salt.runner.RunnerClient(dict(self.opts))
             done = client.cmd(function, list(arguments), kwarg=kwargs, print_event=False, full_return=True)
         if not done.get("success", True) and isinstance(done.get("return"), str):
-            raise CliError(last_words(done["return"]))
+            raise CliError(outcome.last_words(done["return"]))
         return done["return"]
 
     def ask(self, hosts: Sequence[str], function: str, *arguments: Any, timeout: int | None = None,
@@ -184,14 +185,6 @@ def quiet() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
-
-
-def last_words(text: str) -> str:
-    """Return what an exception said, without the traceback that Salt puts around it."""
-    for marker in ("SaltRunnerError: ", "CommandExecutionError: ", "SaltRenderError: "):
-        if marker in text:
-            return text.rsplit(marker, 1)[1].strip()
-    return text.strip()
 
 
 def tty() -> bool:

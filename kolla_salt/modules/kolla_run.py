@@ -7,11 +7,11 @@ long as the run. They are not meant for minions.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import salt.client
+import salt.config
 import salt.utils.event
 from salt.exceptions import CommandExecutionError
 
@@ -46,6 +46,13 @@ def _fire(kind: str, data: dict[str, Any]) -> None:
         bus.fire_event(data, f"kolla/run/{kind}")
 
 
+def _master_opts() -> dict[str, Any]:
+    """Return the master's own options; those of an orchestration are a minion's in part and cannot send jobs."""
+    if "kolla_salt.master_opts" not in __context__:
+        __context__["kolla_salt.master_opts"] = salt.config.master_config(__opts__["conf_file"])
+    return dict(__context__["kolla_salt.master_opts"])
+
+
 def _ask(hosts: list[str], function: str, timeout: int | None = None, **kwargs: Any) -> dict[str, Any]:
     """Run an execution function on ``hosts`` in one job: host -> what it returned; hosts that said nothing are absent.
 
@@ -53,7 +60,7 @@ def _ask(hosts: list[str], function: str, timeout: int | None = None, **kwargs: 
     """
     if not hosts:
         return {}
-    with salt.client.LocalClient(mopts=__opts__) as client:
+    with salt.client.LocalClient(mopts=_master_opts()) as client:
         options: dict[str, Any] = {} if timeout is None else {"timeout": timeout, "gather_job_timeout": timeout}
         answers: dict[str, Any] = {}
         for answer in client.cmd_iter(hosts, function, tgt_type="list", kwarg=kwargs or None, **options):
@@ -115,7 +122,7 @@ def begin(verb: str, steps: Any, run_id: str = "", every: bool = False, hosts: A
         salt-run state.orchestrate orch.deploy
     """
     if not isinstance(steps, list):
-        raise CommandExecutionError(_last_words(str(steps)))
+        raise CommandExecutionError(outcome.last_words(str(steps)))
     directory = site_directory()
     site, decls = sites.load(directory), declarations.load()
     if hosts:
@@ -173,7 +180,7 @@ def _read_surveys(run: dict[str, Any], surveys: dict[str, Any]) -> dict[str, dic
     for host, said in surveys.items():
         survey = said["ret"]
         if not isinstance(survey, dict) or "states" not in survey:
-            problems.append(f"{host}: {_last_words(str(survey))}")
+            problems.append(f"{host}: {outcome.last_words(str(survey))}")
             continue
         if survey["version"] != own:
             problems.append(f"{host} has kolla-salt {survey['version']}, the master has {own}; "
@@ -217,7 +224,7 @@ def pull() -> dict[str, Any]:
     for host, images in missing.items():
         said = answers.get(host, {}).get("ret")
         if not isinstance(said, dict):
-            problems.append(f"{host}: {_last_words(str(said)) if said else 'no answer'}")
+            problems.append(f"{host}: {outcome.last_words(str(said)) if said else 'no answer'}")
             continue
         problems += [f"{host}: {image}: {said['failed'][image]}" for image in images if image in said["failed"]]
     seconds = round(time.time() - started, 3)
@@ -293,7 +300,7 @@ def _states(hosts: list[str], sls: list[str], pillar: dict[str, Any]) -> dict[st
     kwarg: dict[str, Any] = {"pillar": pillar}
     if __opts__.get("test"):
         kwarg["test"] = True
-    with salt.client.LocalClient(mopts=__opts__) as client:
+    with salt.client.LocalClient(mopts=_master_opts()) as client:
         answers: dict[str, Any] = {}
         for answer in client.cmd_iter(hosts, "state.sls", [",".join(sls)], tgt_type="list", kwarg=kwarg):
             for host, said in answer.items():
@@ -350,18 +357,3 @@ def _coarse(report: dict[str, Any]) -> dict[str, Any]:
         for host, said in report["hosts"].items()
     }
     return {**{key: report[key] for key in ("id", "wave", "role", "services", "seconds", "ok", "left_out")}, "hosts": hosts}
-
-
-def _last_words(text: str) -> str:
-    """Return what an exception said, without the traceback that Salt puts around it."""
-    for marker in ("SaltRunnerError: ", "CommandExecutionError: ", "SaltRenderError: "):
-        if marker in text:
-            return text.rsplit(marker, 1)[1].strip()
-    return text.strip()
-
-
-def _names(value: Iterable[str]) -> str:
-    return ", ".join(value)
-
-
-__all__ = ["apply", "begin", "end", "pull", "records_root", "site_directory"]
