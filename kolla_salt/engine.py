@@ -10,7 +10,8 @@ from __future__ import annotations
 import http.client
 import json
 import socket
-from collections.abc import Iterable
+import threading
+import time
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode, urlsplit
 
@@ -18,6 +19,11 @@ if TYPE_CHECKING:
     import docker
 
 SOCKETS = {"docker": "unix:///var/run/docker.sock", "podman": "unix:///run/podman/podman.sock"}
+
+
+#: Seconds for which a list or a tag's image is believed: within a job nobody else is expected to act, while a minion
+#: without processes of its own for jobs keeps this object for ever.
+FRESH = 5.0
 
 
 class EngineError(Exception):
@@ -50,20 +56,22 @@ class Engine:
         self.url = url
         self.timeout = timeout
         self.calls = 0
-        self._connection: http.client.HTTPConnection | None = None
+        self._local = threading.local()
         self._sdk: docker.APIClient | None = None
-        self._containers: dict[str, dict[str, Any]] | None = None
-        self._images: dict[str, dict[str, Any] | None] = {}
+        self._containers: tuple[float, dict[str, dict[str, Any]]] | None = None
+        self._references: dict[str, tuple[float, dict[str, Any] | None]] = {}
+        self._images: dict[str, dict[str, Any]] = {}
         self._info: dict[str, Any] | None = None
 
     # ------------------------------------------------------------------------------------------------------- reading
 
     def containers(self) -> dict[str, dict[str, Any]]:
         """Return the engine's list of all containers, by name; read once until something was changed."""
-        if self._containers is None:
+        if self._containers is None or time.monotonic() - self._containers[0] > FRESH:
             listed = self.get("/containers/json", all=1)
-            self._containers = {name.lstrip("/"): item for item in listed for name in item["Names"]}
-        return self._containers
+            names = {name.lstrip("/"): item for item in listed for name in item["Names"]}
+            self._containers = (time.monotonic(), names)
+        return self._containers[1]
 
     def container(self, name: str) -> dict[str, Any] | None:
         """Return the inspect data of a container, or ``None`` if there is none."""
@@ -80,15 +88,18 @@ class Engine:
 
     def image(self, reference: str) -> dict[str, Any] | None:
         """Return the inspect data of a local image by name or id, or ``None`` if it is not on this host."""
-        if reference not in self._images:
+        if reference in self._images:
+            return self._images[reference]
+        read, found = self._references.get(reference, (0.0, None))
+        if time.monotonic() - read > FRESH:
             try:
                 found = self.get(f"/images/{quote(reference)}/json")
             except NotFound:
                 found = None
-            self._images[reference] = found
+            self._references[reference] = (time.monotonic(), found)
             if found:
-                self._images[found["Id"]] = found
-        return self._images[reference]
+                self._images[found["Id"]] = found  # an id never means another image
+        return found
 
     def info(self) -> dict[str, Any]:
         """Return what the engine says about itself and its host."""
@@ -105,12 +116,13 @@ class Engine:
         target = f"{path}?{urlencode(parameters)}" if parameters else path
         for attempt in (1, 2):
             self.calls += 1
-            reused = self._connection is not None
+            connection = getattr(self._local, "connection", None)
+            reused = connection is not None
             try:
-                if self._connection is None:
-                    self._connection = self._connect()
-                self._connection.request("GET", target)
-                response = self._connection.getresponse()
+                if connection is None:
+                    connection = self._local.connection = self._connect()
+                connection.request("GET", target)
+                response = connection.getresponse()
                 body = response.read()
                 break
             except (OSError, http.client.HTTPException) as error:
@@ -142,8 +154,8 @@ class Engine:
             self._sdk = self.new_sdk()
         return self._sdk
 
-    def new_sdk(self) -> docker.APIClient:
-        """Return a client of its own, for a thread."""
+    def new_sdk(self, timeout: float | None = None) -> docker.APIClient:
+        """Return a client of its own, for a thread or for another limit of time (seconds)."""
         import docker
 
         engine = self
@@ -154,7 +166,7 @@ class Engine:
                 return super().send(request, **options)
 
         try:
-            return CountingClient(base_url=self.url, version="auto", timeout=self.timeout)
+            return CountingClient(base_url=self.url, version="auto", timeout=timeout or self.timeout)
         except docker.errors.DockerException as error:
             raise EngineError(f"no answer from the container engine at {self.url}: {error}") from error
 
@@ -170,15 +182,16 @@ class Engine:
         return call(self.sdk, what, name, *arguments, **options)
 
     def forget(self) -> None:
-        """Drop what was read: containers, and images that were not there."""
+        """Drop what was read and may be another thing now."""
         self._containers = None
-        self._images = {key: value for key, value in self._images.items() if value and key == value["Id"]}
+        self._references.clear()
 
     def close(self) -> None:
-        """Close the connection for reading."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        """Close this thread's connection for reading."""
+        connection = getattr(self._local, "connection", None)
+        if connection is not None:
+            connection.close()
+            self._local.connection = None
 
 
 def call(client: docker.APIClient, what: str, name: str, *arguments: Any, **options: Any) -> Any:
@@ -202,8 +215,3 @@ def _refusal(status: int, body: bytes, what: str) -> EngineError:
     except (ValueError, AttributeError):
         message = body.decode(errors="replace")[:300]
     return (NotFound if status == 404 else EngineError)(f"{what}: {message} (status {status})")
-
-
-def last_lines(text: str, count: int) -> Iterable[str]:
-    """Return the last `count` non-empty lines."""
-    return [line for line in text.splitlines() if line.strip()][-count:]

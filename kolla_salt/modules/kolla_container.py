@@ -1,0 +1,1397 @@
+"""Containers of this host: compare with what is declared, act on the difference, wait until they work.
+
+What a container is to be (its specification) is described in docs/declarations.md; `kolla_salt.container` holds the
+table of its settings. The engine is docker, or podman through its Docker-compatible socket; nothing else of
+kolla-salt talks to it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+import subprocess
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from salt.exceptions import CommandExecutionError, SaltInvocationError
+
+from kolla_salt import container as _container
+from kolla_salt import masking, paths, runtime
+from kolla_salt import ready as _ready
+from kolla_salt.engine import SOCKETS, Engine, EngineError, NotFound
+from kolla_salt.engine import call as _call
+
+__virtualname__ = "kolla_container"
+__func_alias__ = {"exec_": "exec", "list_": "list"}
+
+STAMPS = paths.STATE_DIR / "stamps"
+UNITS = Path("/etc/systemd/system")
+LOG_LINES = 20
+READY_TIMEOUT = 120.0
+RUN_TIMEOUT = 600.0
+# A service may end once because something it needs is a moment late; more often than this is a loop.
+RESTARTS_ALLOWED = 3
+STOP_THREADS = 16
+SHORTEST_SECRET = 4  # shorter ones would hide half of every text
+
+
+def __virtual__() -> str:
+    return __virtualname__
+
+
+# --------------------------------------------------------------------------------------------------- pillar and engine
+
+
+def _globals() -> dict[str, Any]:
+    site = runtime.pillar(__pillar__, "kolla") or {}
+    host = ((site.get("topology") or {}).get("hosts") or {}).get(__opts__.get("id")) or {}
+    return {**(site.get("globals") or {}), **(host.get("options") or {})}
+
+
+def _passwords() -> dict[str, Any]:
+    return (runtime.pillar(__pillar__, "kolla") or {}).get("passwords") or {}
+
+
+def _secret(name: str) -> str:
+    value = _passwords().get(name)
+    if not isinstance(value, str | int | float) or value == "":
+        raise SaltInvocationError(
+            f"password {name} is not in this minion's pillar (kolla:passwords): the service that uses it must list "
+            "it under `secrets`, and passwords.yml must have it (kolla-salt genpwd); then "
+            f"`salt {__opts__.get('id', '*')} saltutil.refresh_pillar`"
+        )
+    return str(value)
+
+
+def _secret_values() -> list[str]:
+    key = "kolla_container.secrets"
+    if key not in __context__:
+        values = masking.secret_values(_passwords())
+        __context__[key] = [value for value in values if len(value) >= SHORTEST_SECRET]
+    return __context__[key]
+
+
+def _url() -> str:
+    options = _globals()
+    engine = options.get("container_engine") or "docker"
+    if engine not in SOCKETS:
+        raise SaltInvocationError(f"option container_engine is {engine!r}: expected docker or podman")
+    socket = options.get("container_engine_socket") or __opts__.get("kolla_container_engine_socket")
+    if not socket and engine == "docker":
+        socket = os.environ.get("DOCKER_HOST")
+    if not socket:
+        return SOCKETS[engine]
+    return socket if "://" in socket else f"unix://{socket}"
+
+
+def _engine() -> Engine:
+    # A state with `parallel: True` runs in a child process, which must not share its parent's connection.
+    key = "kolla_container.engine"
+    url = _url()
+    cached = __context__.get(key)
+    if cached is None or cached[0] != (os.getpid(), url):
+        cached = ((os.getpid(), url), Engine(url, float(_globals().get("docker_client_timeout") or 120)))
+        __context__[key] = cached
+    return cached[1]
+
+
+def _failure(error: EngineError, what: str) -> CommandExecutionError:
+    hint = ""
+    if "no answer from the container engine" in str(error):
+        hint = (
+            "; is the engine running on this host? Options container_engine and container_engine_socket say where "
+            "it is looked for"
+        )
+    return CommandExecutionError(_container.scrub(f"{what}: {error}{hint}", _secret_values()))
+
+
+def calls() -> int:
+    """Return how many requests this job has sent to the engine so far (for measurements).
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt node1 kolla_container.calls
+    """
+    cached = __context__.get("kolla_container.engine")
+    return cached[1].calls if cached else 0
+
+
+def _spec(name: str, spec: dict[str, Any]) -> _container.Spec:
+    declared = {key: value for key, value in spec.items() if not key.startswith("__") and key != "name"}
+    options = _globals()
+    # Options of the whole site that hold unless the container says otherwise.
+    for key, option in (("restart_policy", "docker_restart_policy"), ("stop_timeout", "docker_graceful_timeout")):
+        if declared.get(key) is None and options.get(option) is not None:
+            declared[key] = options[option]
+    try:
+        return _container.normalise(name, declared, _secret)
+    except _container.SpecError as error:
+        raise SaltInvocationError(str(error)) from error
+
+
+# -------------------------------------------------------------------------------------------------------------- stamps
+
+
+def _stamp_path(name: str) -> Path:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.@:-]*", name):
+        raise SaltInvocationError(f"{name!r} cannot be the name of a container or a stamp: letters, digits, _ . - only")
+    return STAMPS / f"{name}.json"
+
+
+def _read_stamp(name: str) -> dict[str, Any]:
+    try:
+        stamp = json.loads(_stamp_path(name).read_text())
+    except (FileNotFoundError, ValueError):
+        return {}  # a torn file is as good as none: the container is asked instead
+    return stamp if isinstance(stamp, dict) else {}
+
+
+def _write_stamp(name: str, content: dict[str, Any]) -> None:
+    path = _stamp_path(name)
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(content, indent=1, sort_keys=True))
+    temporary.replace(path)
+
+
+def _remove_stamp(name: str) -> None:
+    _stamp_path(name).unlink(missing_ok=True)
+
+
+def _stamp_container(spec: _container.Spec, inspect: dict[str, Any], files: dict[str, str]) -> None:
+    _write_stamp(
+        spec.name,
+        {
+            "container_id": inspect["Id"],
+            "image_id": inspect["Image"],
+            "started_at": inspect["State"]["StartedAt"],
+            "config_dir": spec.config_dir,
+            "files": files,
+        },
+    )
+
+
+# ----------------------------------------------------------------------------------- what is to be done, and its doing
+
+
+@dataclasses.dataclass
+class _Verdict:
+    """What differs, and the one action that mends it."""
+
+    spec: _container.Spec
+    inspect: dict[str, Any] | None
+    action: str | None = None
+    changes: _container.Changes = dataclasses.field(default_factory=dict)
+    live: tuple[str, ...] = ()
+    #: why, for the comment
+    reasons: list[str] = dataclasses.field(default_factory=list)
+    unit: Path | None = None
+
+
+#: `state.new` in the changes, by action
+DONE = {
+    "create": "created",
+    "recreate": "recreated",
+    "start": "started",
+    "restart": "restarted",
+    "reload": "reloaded",
+    "adopt": "adopted",
+    "update": "updated",
+}
+
+
+def _judge(
+    name: str, spec: dict[str, Any], expected_files: Iterable[str] = (), restart_for: Iterable[str] = ()
+) -> _Verdict:
+    """Compare and decide, once: `diff` shows the result and `deploy` acts on it."""
+    wanted = _spec(name, spec)
+    engine = _engine()
+    try:
+        return _judged(engine, wanted, set(expected_files), list(restart_for))
+    except EngineError as error:
+        raise _failure(error, f"comparing container {name} with its declaration") from error
+
+
+def _judged(
+    engine: Engine, wanted: _container.Spec, expected_files: set[str], restart_for: list[str]
+) -> _Verdict:
+    inspect = engine.container(wanted.name)
+    image = engine.image(wanted.image)
+    verdict = _Verdict(wanted, inspect)
+    if inspect is None:
+        verdict.action = "create"
+        verdict.reasons.append("there was none")
+        verdict.changes = {
+            "state": {"old": "absent", "new": DONE["create"]},
+            "image": {"old": None, "new": _image_name(wanted.image, image)},
+        }
+        return verdict
+
+    state = _container.state_of(inspect)
+    replace = []
+    if image is None or image["Id"] != inspect["Image"]:
+        replace.append("image")
+        old = engine.image(inspect["Image"]) or {"Id": inspect["Image"]}
+        verdict.changes["image"] = {
+            "old": _image_name(inspect["Config"]["Image"], old),
+            "new": _image_name(wanted.image, image),
+        }
+    base = engine.image(inspect["Image"])
+    comparison = _container.compare(
+        wanted, inspect, (base or {}).get("Config") if base else None, frozenset(), _secret_values()
+    )
+    if any(item.startswith("dimensions.") for item in comparison.changes):
+        # Only now, since asking costs as much as five inspects.
+        comparison = _container.compare(
+            wanted,
+            inspect,
+            (base or {}).get("Config") if base else None,
+            _container.unsupported_settings(engine.info()),
+            _secret_values(),
+        )
+    replace += comparison.replace
+    verdict.live = comparison.live
+    verdict.changes.update(comparison.changes)
+    verdict.unit = _foreign_unit(wanted.name)
+    if verdict.unit:
+        verdict.changes["systemd_unit"] = {"old": str(verdict.unit), "new": None}
+
+    action, files = _action_for_config(wanted, inspect, expected_files)
+    if files:
+        verdict.changes["config"] = {"old": None, "new": files}
+    if replace or action == "recreate":
+        verdict.action = "recreate"
+        verdict.reasons += replace or files
+    elif not _container.in_declared_state(wanted, inspect):
+        verdict.action = "start"
+        verdict.reasons.append(f"it was {state}")
+    elif restart_for:
+        verdict.action = "restart"
+        verdict.reasons += restart_for
+    elif action:
+        verdict.action = action
+        verdict.reasons += files or ["it was running already"]
+    elif verdict.changes:
+        verdict.action = "update"
+    if verdict.action:
+        verdict.reasons += [item for item in verdict.live if verdict.action != "recreate"]
+        if verdict.unit and verdict.action != "recreate":
+            verdict.reasons.append("its restarts are the engine's now")
+        verdict.changes = {"state": {"old": state, "new": DONE[verdict.action]}, **verdict.changes}
+    return verdict
+
+
+def _image_name(reference: str, image: dict[str, Any] | None) -> str:
+    if image is None:
+        return f"{reference} (not on this host yet)"
+    return f"{reference} ({image['Id'].removeprefix('sha256:')[:12]})"
+
+
+def _action_for_config(
+    spec: _container.Spec, inspect: dict[str, Any], expected_files: set[str]
+) -> tuple[str | None, list[str]]:
+    """Return what the state of the configuration directory asks for, and the files that it is about."""
+    if not spec.config_dir or not inspect["State"].get("Running"):
+        return None, []
+    stamp = _read_stamp(spec.name)
+    current = _container.digest(spec.config_dir, spec.ignore_files)
+    if stamp.get("container_id") == inspect["Id"] and stamp.get("started_at") == inspect["State"]["StartedAt"]:
+        before = {name: value for name, value in stamp.get("files", {}).items() if name not in spec.ignore_files}
+        changed = set(_container.changed_files(before, current)) | expected_files
+        return _container.action_for_files(spec, changed), sorted(changed - spec.ignore_files)
+    # Nobody recorded what this start of the container has read: another tool made it, the engine or an operator
+    # restarted it, or a run ended between start and record. The container itself knows.
+    expected = sorted(expected_files - spec.ignore_files)
+    if expected:
+        return _container.action_for_files(spec, expected), expected
+    if not current:
+        return None, []
+    return ("adopt", []) if _reads_the_same(spec) else ("restart", ["(other than what it runs with)"])
+
+
+def _reads_the_same(spec: _container.Spec) -> bool:
+    result = exec_(spec.name, ["kolla_set_configs", "--check"], user="root", check=False)
+    # 126, 127: the image has no such program, so there is nothing to compare with.
+    return result["exit_status"] in (0, 126, 127)
+
+
+def _foreign_unit(name: str) -> Path | None:
+    """The systemd unit by which Kolla-Ansible restarts a container, if there is one."""
+    unit = UNITS / f"kolla-{name}-container.service"
+    return unit if unit.exists() else None
+
+
+def diff(
+    name: str, expected_files: list[str] | None = None, restart_for: list[str] | None = None, **spec: Any
+) -> _container.Changes:
+    """Compare a declared container with the one on this host.
+
+    :param name: the container
+    :param expected_files: names in its configuration directory to be taken as changed (a prediction knows of files
+        that are not written yet)
+    :param restart_for: reasons to restart it even if nothing differs
+    :param spec: its specification
+    :returns: ``{}`` if it runs as declared with its present configuration; else ``state`` (``new`` is what would be
+        done: created, recreated, started, restarted, reloaded, updated, adopted) and whatever of ``image``,
+        ``config`` (names of files) and the settings differs, as ``{field: {"old": ..., "new": ...}}``, without secrets
+    :raises SaltInvocationError: the specification is wrong
+    :raises CommandExecutionError: the engine does not answer
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt node1 kolla_container.diff glance_api image=quay.io/openstack.kolla/glance-api:2026.1-debian-trixie
+    """
+    return _judge(name, spec, expected_files or (), restart_for or ()).changes
+
+
+def deploy(
+    name: str, expected_files: list[str] | None = None, restart_for: list[str] | None = None, **spec: Any
+) -> dict[str, Any]:
+    """Act on what :py:func:`diff` finds: create, recreate, start, restart, reload, change in place, or nothing.
+
+    A new image is fetched, and a container that replaces another one is created, before the old one is stopped.
+    Returns when the service answers (``ready``).
+
+    :param name: the container
+    :param expected_files: only for :py:func:`diff`
+    :param restart_for: reasons to restart it even if nothing differs
+    :param spec: its specification
+    :returns: ``action`` (or ``None``), ``changes`` as :py:func:`diff` returns them, ``comment``, ``seconds``
+    :raises SaltInvocationError: the specification is wrong
+    :raises CommandExecutionError: the engine refused, an image or a host path is missing, or the service did not
+        become ready; then the message has the container's last lines
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt node1 kolla_container.deploy cron image=quay.io/openstack.kolla/cron:2026.1-debian-trixie
+    """
+    verdict = _judge(name, spec, (), restart_for or ())
+    if verdict.action is None:
+        return {"action": None, "changes": {}, "comment": f"{name} is as declared", "seconds": 0.0}
+    started = time.monotonic()
+    _perform(verdict)
+    seconds = time.monotonic() - started
+    why = ", ".join(dict.fromkeys(verdict.reasons))
+    comment = f"{name} {DONE[verdict.action]} in {seconds:.1f} s" + (f" because of: {why}" if why else "")
+    return {"action": verdict.action, "changes": verdict.changes, "comment": comment, "seconds": round(seconds, 2)}
+
+
+def _perform(verdict: _Verdict) -> None:
+    spec, engine = verdict.spec, _engine()
+    # Taken before the start: what is written meanwhile was perhaps not read.
+    files = _container.digest(spec.config_dir) if spec.config_dir else {}
+    try:
+        if verdict.unit:
+            _release_from_systemd(verdict.unit)
+        if verdict.action in ("create", "recreate"):
+            _create(engine, spec, replaces=verdict.inspect)
+        elif verdict.live:
+            engine.act(f"change {spec.name} in place", "update_container", spec.name, **_update_options(verdict))
+        if verdict.action == "start":
+            _unpause_or_start(engine, spec, verdict.inspect or {})
+        elif verdict.action == "restart":
+            _remove_stamp(spec.name)
+            engine.act(f"restart {spec.name}", "restart", spec.name, timeout=spec.stop_timeout)
+        elif verdict.action == "reload":
+            _reload(engine, spec)
+        if verdict.action == "update":
+            return
+        _await(spec)
+        inspect = engine.inspect(spec.name)
+    except EngineError as error:
+        raise _failure(error, f"container {spec.name}") from error
+    if inspect and spec.config_dir:
+        _stamp_container(spec, inspect, files)
+
+
+def _update_options(verdict: _Verdict) -> dict[str, Any]:
+    body = _container.update_body(verdict.live, verdict.spec)
+    options = {item.removeprefix("dimensions."): verdict.spec.settings[item] for item in verdict.live}
+    if "RestartPolicy" in body:
+        options["restart_policy"] = body["RestartPolicy"]
+    return options
+
+
+def _unpause_or_start(engine: Engine, spec: _container.Spec, inspect: dict[str, Any]) -> None:
+    if inspect["State"].get("Paused"):
+        engine.act(f"unpause {spec.name}", "unpause", spec.name)
+        return
+    _remove_stamp(spec.name)
+    if inspect["State"].get("Restarting"):
+        # It is between two attempts of the engine, or in one; this one shall count.
+        engine.act(f"restart {spec.name}", "restart", spec.name, timeout=spec.stop_timeout)
+    else:
+        engine.act(f"start {spec.name}", "start", spec.name)
+
+
+def _create(engine: Engine, spec: _container.Spec, replaces: dict[str, Any] | None) -> None:
+    _ensure_image(engine, spec)
+    _check_sources(spec)
+    _ensure_volumes(engine, spec)
+    _remove_stamp(spec.name)
+    # Created under another name first: what the engine refuses is known while the old one still serves.
+    temporary = f"{spec.name}.new" if replaces else spec.name
+    if temporary in engine.containers() and replaces:
+        engine.act(f"remove {temporary}", "remove_container", temporary, force=True, v=True)
+    engine.act(f"create {spec.name}", "create_container_from_config", _container.create_body(spec), temporary)
+    if replaces:
+        engine.act(f"stop {spec.name}", "stop", spec.name, timeout=spec.stop_timeout)
+        engine.act(f"remove {spec.name}", "remove_container", spec.name, force=True, v=True)
+        engine.act(f"rename {temporary}", "rename", temporary, spec.name)
+    engine.act(f"start {spec.name}", "start", spec.name)
+
+
+def _ensure_image(engine: Engine, spec: _container.Spec) -> None:
+    if engine.image(spec.image) is None:
+        if spec.pull == "never":
+            raise CommandExecutionError(
+                f"container {spec.name}: image {spec.image} is not on this host, and `pull: never` forbids to fetch it"
+            )
+        pull(spec.image)
+
+
+def _check_sources(spec: _container.Spec) -> None:
+    """Refuse bind mounts of host paths that do not exist: the engine would make empty directories of them."""
+    for volume in spec.settings.get("volumes", []):
+        source, target = volume.split(":")[:2]
+        if source.startswith("/") and not os.path.lexists(source) and not source.startswith("/etc/kolla/"):
+            raise CommandExecutionError(
+                f"container {spec.name}: {source}, which it needs as {target}, does not exist on this host; declare it "
+                "under host_directories of the service, or mount what brings it"
+            )
+
+
+def _ensure_volumes(engine: Engine, spec: _container.Spec) -> None:
+    for volume in spec.settings.get("volumes", []):
+        source = volume.split(":")[0]
+        if source.startswith("/"):
+            continue
+        try:
+            engine.get(f"/volumes/{source}")
+        except NotFound:
+            engine.act(f"create volume {source}", "create_volume", source, labels={"kolla_managed": "true"})
+
+
+def _reload(engine: Engine, spec: _container.Spec) -> None:
+    copied = exec_(spec.name, ["kolla_set_configs"], user="root", check=False)
+    if copied["exit_status"]:
+        raise CommandExecutionError(
+            f"container {spec.name}: copying changed files into it failed with status {copied['exit_status']}: "
+            f"{_tail(copied['output'], 5)}"
+        )
+    reload = spec.reload or {}
+    if reload.get("signal"):
+        signal = str(reload["signal"]).upper()
+        engine.act(f"send {signal} to {spec.name}", "kill", spec.name, signal=signal.removeprefix("SIG"))
+    else:
+        exec_(spec.name, [str(item) for item in reload["exec"]])
+
+
+def _release_from_systemd(unit: Path) -> None:
+    """Hand restarts over from a unit to the engine; the container itself keeps running."""
+    systemd = Path("/run/systemd/system").is_dir()
+    if systemd:
+        subprocess.run(["systemctl", "disable", unit.name], check=False, capture_output=True)
+    unit.unlink(missing_ok=True)
+    if systemd:
+        subprocess.run(["systemctl", "daemon-reload"], check=False, capture_output=True)
+
+
+# ------------------------------------------------------------------------------------------------------------- waiting
+
+
+def _await(spec: _container.Spec) -> None:
+    if spec.ready:
+        wait_ready(spec.name, spec.ready, log_dir=spec.log_dir)
+
+
+def wait_ready(name: str, ready: dict[str, Any], timeout: float | None = None, log_dir: str | None = None) -> float:
+    """Wait until a container's service answers.
+
+    :param name: the container
+    :param ready: ``{http: URL, status: [200, 300]}`` (default: any 2xx or 3xx), ``{tcp: "address:port"}`` or
+        ``{exec: [command, ...]}`` (inside the container), with an optional ``timeout``
+    :param timeout: seconds; default: that of `ready`, else 120
+    :param log_dir: the service's folder below ``/var/log/kolla``, for the error message
+    :returns: seconds it took
+    :raises SaltInvocationError: `ready` is wrong
+    :raises CommandExecutionError: it did not answer in time, ended, or ends and restarts again and again; the message
+        has its last lines
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt node1 kolla_container.wait_ready keystone '{http: "http://10.0.0.11:5000/v3"}'
+    """
+    try:
+        _container.check_ready(ready)
+    except _container.SpecError as error:
+        raise SaltInvocationError(f"container {name}: {error}") from error
+
+    def execute(command: list[str]) -> tuple[int, str]:
+        result = exec_(name, command, check=False)
+        return result["exit_status"], result["output"]
+
+    limit = float(timeout or ready.get("timeout") or READY_TIMEOUT)
+    return _wait(name, limit, log_dir, lambda inspect: _ready.probe(ready, execute))
+
+
+def wait_healthy(name: str, timeout: float = READY_TIMEOUT) -> float:
+    """Wait until the engine's health check of a container succeeds; one without a check has to run.
+
+    :param name: the container
+    :param timeout: seconds
+    :returns: seconds it took
+    :raises CommandExecutionError: as :py:func:`wait_ready`
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt node1 kolla_container.wait_healthy mariadb timeout=60
+    """
+
+    def check(inspect: dict[str, Any]) -> str | None:
+        health = (inspect["State"].get("Health") or {}).get("Status")
+        if health in (None, "", "none", "healthy"):
+            return None
+        log = (inspect["State"]["Health"].get("Log") or [{}])[-1]
+        said = str(log.get("Output") or "").strip()[:300]
+        return f"its health is {health!r}, expected 'healthy'" + (f" (the check said: {said})" if said else "")
+
+    return _wait(name, timeout, None, check)
+
+
+def _wait(
+    name: str, timeout: float, log_dir: str | None, check: Callable[[dict[str, Any]], str | None]
+) -> float:
+    engine = _engine()
+    began = time.monotonic()
+    first = None
+    for pause in _ready.pauses():
+        try:
+            inspect = engine.inspect(name)
+        except EngineError as error:
+            raise _failure(error, f"waiting for container {name}") from error
+        if inspect is None:
+            raise CommandExecutionError(f"waiting for container {name}: there is no such container on this host")
+        first = first or inspect
+        ended = _has_ended(first, inspect)
+        reason = None
+        if not ended:
+            try:
+                reason = check(inspect) if inspect["State"].get("Running") else "it is between two attempts to start"
+            except CommandExecutionError as error:
+                reason = str(error)  # an exec into a container that is just ending
+            if reason is None:
+                return round(time.monotonic() - began, 2)
+        waited = time.monotonic() - began
+        if ended or waited >= timeout:
+            what = ended or f"is not ready after {waited:.0f} s: {reason}"
+            trouble = _trouble(engine, name, what, inspect, log_dir)
+            raise CommandExecutionError(_container.scrub(trouble, _secret_values()))
+        time.sleep(min(pause, max(timeout - waited, 0.01)))
+    raise AssertionError("unreachable: pauses() does not end")
+
+
+def _has_ended(first: dict[str, Any], inspect: dict[str, Any]) -> str | None:
+    state = inspect["State"]
+    if inspect["Id"] != first["Id"]:
+        return "was replaced by another container meanwhile"
+    if not state.get("Running") and not state.get("Restarting"):
+        cause = f" ({state['Error']})" if state.get("Error") else ""
+        return f"has ended with exit code {state.get('ExitCode')}{cause}"
+    restarts = inspect.get("RestartCount", 0) - (first.get("RestartCount", 0) if first is not inspect else 0)
+    if restarts >= RESTARTS_ALLOWED:
+        return f"ends right after each start (exit code {state.get('ExitCode')}, {restarts} restarts by the engine)"
+    return None
+
+
+def _trouble(engine: Engine, name: str, what: str, inspect: dict[str, Any], log_dir: str | None) -> str:
+    lines = [f"container {name} {what}"]
+    output = _tail(logs(name, LOG_LINES), LOG_LINES)
+    lines.append(f"Last lines of its output:\n{output}" if output else "It printed nothing.")
+    log = _service_log(name, inspect, log_dir)
+    if log:
+        lines.append(f"Last lines of {log[0]}:\n{log[1]}")
+    lines.append(f"Look further: `{_globals().get('container_engine') or 'docker'} logs {name}`, /var/log/kolla/")
+    return "\n".join(lines)
+
+
+def _service_log(name: str, inspect: dict[str, Any], log_dir: str | None) -> tuple[str, str] | None:
+    """The newest log file that a service wrote for itself: few of them write to their standard output."""
+    root = next((m["Source"] for m in inspect.get("Mounts") or [] if m.get("Destination") == "/var/log/kolla"), None)
+    if root is None:
+        return None
+    pattern = f"{Path(log_dir).name}/*.log" if log_dir else f"*/{name.replace('_', '-')}*.log"
+    found = [(path.stat().st_mtime, path) for path in Path(root).glob(pattern) if path.is_file()]
+    if not found:
+        return None
+    newest = max(found)[1]
+    with newest.open("rb") as file:
+        file.seek(max(newest.stat().st_size - 16384, 0))
+        text = file.read().decode(errors="replace")
+    return f"/var/log/kolla/{newest.relative_to(root)}", _tail(text, LOG_LINES)
+
+
+def _tail(text: str, count: int) -> str:
+    return "\n".join(f"  {line[:500]}" for line in text.splitlines()[-count:] if line.strip())
+
+
+# -------------------------------------------------------------------------------------------------------------- images
+
+
+def pull(image: str) -> dict[str, Any]:
+    """Fetch an image from its registry.
+
+    :param image: full reference
+    :returns: ``image``, ``old`` and ``new`` (image ids, ``old`` is ``None`` if there was none), ``changed``
+    :raises CommandExecutionError: names image, registry and cause
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt node1 kolla_container.pull quay.io/openstack.kolla/cron:2026.1-debian-trixie
+    """
+    engine = _engine()
+    registry = _registry_of(image)
+    name, separator, tag = image.rpartition(":")
+    if not separator or "/" in tag:
+        name, tag = image, "latest"
+    if "@" in image:
+        name, tag = image, None
+    try:
+        before = engine.image(image)
+        # A client of its own, so that several threads can pull.
+        answer = _call(
+            engine.new_sdk(), f"pull {image}", "pull", name, tag=tag, stream=True, decode=True,
+            auth_config=_registry_auth(registry),
+        )  # fmt: skip
+        trouble = [line["error"] for line in answer if line.get("error")]
+        engine.forget()
+        after = engine.image(image)
+    except EngineError as error:
+        raise _failure(error, f"pulling image {image} from {registry}") from error
+    if trouble or after is None:
+        cause = trouble[0] if trouble else "the engine reported success, but the image is not there"
+        raise CommandExecutionError(
+            _container.scrub(
+                f"pulling image {image} from {registry}: {cause}. Options docker_registry, docker_namespace and "
+                "openstack_tag make the name; docker_registry_username and password docker_registry_password log in",
+                _secret_values(),
+            )
+        )
+    old = before["Id"] if before else None
+    return {"image": image, "old": old, "new": after["Id"], "changed": old != after["Id"]}
+
+
+def _registry_of(image: str) -> str:
+    first = image.split("/")[0]
+    return first if "/" in image and ("." in first or ":" in first or first == "localhost") else "docker.io"
+
+
+def _registry_auth(registry: str) -> dict[str, str] | None:
+    options = _globals()
+    user = options.get("docker_registry_username")
+    if not user or (options.get("docker_registry") or registry).split("/")[0] != registry:
+        return None
+    return {"username": str(user), "password": _secret("docker_registry_password")}
+
+
+def image_id(image: str) -> str | None:
+    """Return the id of a local image, or ``None`` if it is not on this host.
+
+    :param image: full reference
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt node1 kolla_container.image_id quay.io/openstack.kolla/cron:2026.1-debian-trixie
+    """
+    try:
+        found = _engine().image(image)
+    except EngineError as error:
+        raise _failure(error, f"looking for image {image}") from error
+    return found["Id"] if found else None
+
+
+def images_missing(images: list[str]) -> list[str]:
+    """Return those images that are not on this host.
+
+    :param images: full references
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt node1 kolla_container.images_missing '["quay.io/openstack.kolla/cron:2026.1-debian-trixie"]'
+    """
+    return [image for image in dict.fromkeys(images) if image_id(image) is None]
+
+
+# ------------------------------------------------------------------------------------------------------ single actions
+
+
+def _required(name: str, what: str) -> dict[str, Any]:
+    try:
+        inspect = _engine().container(name)
+    except EngineError as error:
+        raise _failure(error, f"{what} container {name}") from error
+    if inspect is None:
+        raise CommandExecutionError(
+            f"{what} container {name}: there is none on this host; `kolla_container.list` shows what there is"
+        )
+    return inspect
+
+
+def create(name: str, **spec: Any) -> str:
+    """Create a container without starting it.
+
+    :param name: the container
+    :param spec: its specification
+    :returns: its id
+    :raises CommandExecutionError: it exists already, or the engine refused
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt node1 kolla_container.create cron image=quay.io/openstack.kolla/cron:2026.1-debian-trixie
+    """
+    wanted = _spec(name, spec)
+    engine = _engine()
+    try:
+        if name in engine.containers():
+            raise CommandExecutionError(f"creating container {name}: it exists already; use kolla_container.deploy")
+        _ensure_image(engine, wanted)
+        _check_sources(wanted)
+        _ensure_volumes(engine, wanted)
+        body = _container.create_body(wanted)
+        return engine.act(f"create {name}", "create_container_from_config", body, name)["Id"]
+    except EngineError as error:
+        raise _failure(error, f"creating container {name}") from error
+
+
+def start(name: str) -> bool:
+    """Start a container.
+
+    :param name: the container
+    :returns: whether it was not running before
+    :raises CommandExecutionError: there is none, or the engine refused
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt node1 kolla_container.start glance_api
+    """
+    inspect = _required(name, "starting")
+    if _container.state_of(inspect) == "running":
+        return False
+    files = _recorded_files(name)
+    try:
+        _engine().act(f"start {name}", "unpause" if inspect["State"].get("Paused") else "start", name)
+    except EngineError as error:
+        raise _failure(error, f"starting container {name}") from error
+    _record_again(name, files)
+    return True
+
+
+def stop(name: str, timeout: int | None = None) -> bool:
+    """Stop a container gracefully.
+
+    :param name: the container
+    :param timeout: seconds until it is killed; default: its own, else option docker_graceful_timeout
+    :returns: whether it was running; ``False`` also if there is none
+    :raises CommandExecutionError: the engine refused
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt node1 kolla_container.stop glance_api
+    """
+    failed, stopped = _stop([name], timeout)
+    if failed:
+        raise CommandExecutionError(f"stopping container {name}: {failed[name]}")
+    return bool(stopped)
+
+
+def stop_many(names: list[str] | None = None, timeout: int | None = None) -> dict[str, Any]:
+    """Stop several containers at the same time.
+
+    :param names: the containers; default: all Kolla containers of this host
+    :param timeout: as in :py:func:`stop`
+    :returns: ``stopped`` (names), ``seconds``
+    :raises CommandExecutionError: some could not be stopped; names them
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt node1 kolla_container.stop_many
+    """
+    began = time.monotonic()
+    wanted = names if names is not None else [item["name"] for item in list_()]
+    failed, stopped = _stop(wanted, timeout)
+    if failed:
+        details = "; ".join(f"{name}: {error}" for name, error in failed.items())
+        raise CommandExecutionError(f"stopping {len(failed)} of {len(wanted)} containers failed: {details}")
+    return {"stopped": stopped, "seconds": round(time.monotonic() - began, 2)}
+
+
+def _stop(names: list[str], timeout: int | None) -> tuple[dict[str, str], list[str]]:
+    engine = _engine()
+    default = int(_globals().get("docker_graceful_timeout") or _container.DEFAULTS["stop_timeout"])
+    try:
+        present = engine.containers()
+        running = []
+        for name in dict.fromkeys(names):
+            if present.get(name, {}).get("State") in ("running", "restarting", "paused"):
+                own = (engine.inspect(name) or {}).get("Config", {}).get("StopTimeout")
+                running.append((name, timeout if timeout is not None else own or default))
+        if not running:
+            return {}, []
+        for name, _ in running:
+            unit = _foreign_unit(name)
+            if unit:
+                _release_from_systemd(unit)
+        engine.sdk  # noqa: B018 - imported here, since that is not safe in several threads at once
+    except EngineError as error:
+        raise _failure(error, f"stopping {', '.join(names)}") from error
+
+    def one(item: tuple[str, int]) -> tuple[str, str | None]:
+        name, seconds = item
+        try:
+            client = engine.new_sdk(engine.timeout + seconds)
+            if present[name]["State"] == "paused":
+                _call(client, f"unpause {name}", "unpause", name)
+            _call(client, f"stop {name}", "stop", name, timeout=seconds)
+        except NotFound:
+            return name, None
+        except EngineError as error:
+            return name, str(error)
+        return name, None
+
+    with ThreadPoolExecutor(min(STOP_THREADS, len(running))) as pool:
+        results = list(pool.map(one, running))
+    engine.forget()
+    return {name: error for name, error in results if error}, [name for name, error in results if not error]
+
+
+def restart(name: str, timeout: int | None = None) -> bool:
+    """Restart a container, whatever its state.
+
+    :param name: the container
+    :param timeout: as in :py:func:`stop`
+    :returns: ``True``
+    :raises CommandExecutionError: there is none, or the engine refused
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt node1 kolla_container.restart glance_api
+    """
+    inspect = _required(name, "restarting")
+    files = _recorded_files(name)
+    default = int(_globals().get("docker_graceful_timeout") or _container.DEFAULTS["stop_timeout"])
+    limit = timeout if timeout is not None else inspect["Config"].get("StopTimeout") or default
+    try:
+        _engine().act(f"restart {name}", "restart", name, timeout=limit)
+    except EngineError as error:
+        raise _failure(error, f"restarting container {name}") from error
+    _record_again(name, files)
+    return True
+
+
+def _recorded_files(name: str) -> dict[str, str] | None:
+    directory = _read_stamp(name).get("config_dir")
+    return _container.digest(directory) if directory else None
+
+
+def _record_again(name: str, files: dict[str, str] | None) -> None:
+    """Record what a container was started with by a verb that does not know its specification."""
+    stamp, inspect = _read_stamp(name), _engine().inspect(name)
+    if files is None or not inspect or stamp.get("container_id") != inspect["Id"]:
+        return
+    _write_stamp(name, {**stamp, "started_at": inspect["State"]["StartedAt"], "files": files})
+
+
+def reload(name: str, **spec: Any) -> bool:
+    """Copy changed configuration files into a running container and have its program read them.
+
+    :param name: the container
+    :param spec: its specification; it needs ``reload``
+    :returns: ``True``
+    :raises SaltInvocationError: the specification has no ``reload``
+    :raises CommandExecutionError: there is no such container, or a step failed
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt node1 kolla_container.reload haproxy image=... config_dir=/etc/kolla/haproxy reload='{signal: USR2}'
+    """
+    wanted = _spec(name, spec)
+    if not wanted.reload:
+        raise SaltInvocationError(f"reloading container {name}: its declaration has no `reload`; restart it instead")
+    inspect = _required(name, "reloading")
+    _perform(_Verdict(wanted, inspect, action="reload"))
+    return True
+
+
+def recreate(name: str, **spec: Any) -> dict[str, Any]:
+    """Replace a container by a new one of the same specification, even if nothing differs.
+
+    :param name: the container
+    :param spec: its specification
+    :returns: as :py:func:`deploy`
+    :raises CommandExecutionError: as :py:func:`deploy`
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt node1 kolla_container.recreate cron image=quay.io/openstack.kolla/cron:2026.1-debian-trixie
+    """
+    verdict = _judge(name, spec)
+    verdict.action = "create" if verdict.inspect is None else "recreate"
+    began = time.monotonic()
+    _perform(verdict)
+    old = _container.state_of(verdict.inspect) if verdict.inspect else "absent"
+    changes = {**verdict.changes, "state": {"old": old, "new": DONE[verdict.action]}}
+    seconds = round(time.monotonic() - began, 2)
+    comment = f"{name} {DONE[verdict.action]} in {seconds} s, as asked"
+    return {"action": verdict.action, "changes": changes, "comment": comment, "seconds": seconds}
+
+
+def remove(name: str, force: bool = False) -> bool:
+    """Remove a container; named volumes stay.
+
+    :param name: the container
+    :param force: also if it runs (it is killed)
+    :returns: whether there was one
+    :raises CommandExecutionError: it runs and `force` is not set, or the engine refused
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt node1 kolla_container.remove glance_api force=True
+    """
+    engine = _engine()
+    try:
+        if name not in engine.containers():
+            _remove_stamp(name)
+            return False
+        engine.act(f"remove {name}", "remove_container", name, force=force, v=True)
+    except NotFound:
+        return False
+    except EngineError as error:
+        raise _failure(error, f"removing container {name}") from error
+    _remove_stamp(name)
+    return True
+
+
+def absent(name: str, timeout: int | None = None) -> bool:
+    """Stop a container gracefully and remove it; named volumes stay.
+
+    :param name: the container
+    :param timeout: as in :py:func:`stop`
+    :returns: whether there was one
+    :raises CommandExecutionError: the engine refused
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt node1 kolla_container.absent glance_api
+    """
+    stop(name, timeout)
+    return remove(name, force=True)
+
+
+# ------------------------------------------------------------------------------------------------ run once, exec, logs
+
+
+def run(name: str, timeout: float = RUN_TIMEOUT, **spec: Any) -> dict[str, Any]:
+    """Run a container until its process ends, and remove it.
+
+    :param name: name for the time it exists
+    :param timeout: seconds after which it is killed and the run counts as failed
+    :param spec: its specification; restart policy, readiness and reload do not apply
+    :returns: ``exit_status`` (0), ``output`` without secrets, ``seconds``, ``image_id``
+    :raises SaltInvocationError: the specification is wrong
+    :raises CommandExecutionError: it ended with another status or not in time; the message has its last lines
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt node1 kolla_container.run bootstrap_glance image=quay.io/openstack.kolla/glance-api:2026.1-debian-trixie
+    """
+    wanted = _spec(name, {**spec, "restart_policy": "no", "ready": None, "reload": None})
+    engine = _engine()
+    secrets = _secret_values()
+    began = time.monotonic()
+    try:
+        _ensure_image(engine, wanted)
+        _check_sources(wanted)
+        _ensure_volumes(engine, wanted)
+        if name in engine.containers():  # an earlier run was cut off
+            engine.act(f"remove {name}", "remove_container", name, force=True, v=True)
+        body = _container.create_body(wanted)
+        created = engine.act(f"create {name}", "create_container_from_config", body, name)["Id"]
+        try:
+            engine.act(f"start {name}", "start", created)
+            status = _await_end(engine, created, timeout)
+            inspect = engine.inspect(created) or {}
+            output = _container.scrub(_output(engine, created), secrets)
+        finally:
+            engine.act(f"remove {name}", "remove_container", created, force=True, v=True)
+    except EngineError as error:
+        raise _failure(error, f"running container {name} ({wanted.image})") from error
+    seconds = round(time.monotonic() - began, 2)
+    if status != 0:
+        what = f"ended with exit code {status}" if status is not None else f"did not end within {timeout:g} s; killed"
+        last = _tail(output, LOG_LINES)
+        raise CommandExecutionError(
+            f"run-once container {name} ({wanted.image}) {what} after {seconds} s\n"
+            + (f"Last lines of its output:\n{last}" if last else "It printed nothing; see /var/log/kolla/")
+        )
+    return {"exit_status": 0, "output": output, "seconds": seconds, "image_id": inspect.get("Image")}
+
+
+def _await_end(engine: Engine, container: str, timeout: float) -> int | None:
+    """Return a container's exit status, or ``None`` if it still runs after `timeout` seconds."""
+    began = time.monotonic()
+    for pause in _ready.pauses():
+        inspect = engine.inspect(container)
+        if inspect is None:
+            raise EngineError("somebody removed it while it ran")
+        if not inspect["State"].get("Running") and inspect["State"].get("Status") != "created":
+            return int(inspect["State"]["ExitCode"])
+        if time.monotonic() - began > timeout:
+            return None
+        time.sleep(pause)
+    raise AssertionError("unreachable: pauses() does not end")
+
+
+def _output(engine: Engine, container: str, tail: int | str = 2000) -> str:
+    raw = _call(engine.sdk, f"read the output of {container}", "logs", container, stdout=True, stderr=True, tail=tail)
+    return raw.decode(errors="replace")
+
+
+def exec_(
+    name: str,
+    command: list[str],
+    user: str | None = None,
+    environment: dict[str, Any] | None = None,
+    stdin: str | None = None,
+    check: bool = True,
+    timeout: float | None = None,
+) -> dict[str, Any]:
+    """Run a command inside a running container.
+
+    :param name: the container
+    :param command: list of arguments
+    :param user: default: the container's
+    :param environment: values, or ``{secret: NAME}``; never in the argument list
+    :param stdin: text for the command's standard input
+    :param check: raise if it ends with another status than 0
+    :param timeout: seconds without any output after which it is given up; default: option docker_client_timeout
+    :returns: ``exit_status``, ``output`` (both streams, without secrets)
+    :raises SaltInvocationError: `command` is not a list
+    :raises CommandExecutionError: no such running container; with `check`, the command failed
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt node1 kolla_container.exec mariadb '["mariadb", "--version"]'
+    """
+    if isinstance(command, str) or not command:
+        raise SaltInvocationError(f"command for container {name}: expected a list of arguments, got {command!r}")
+    arguments = [str(item) for item in command]
+    secrets = _secret_values()
+    shown = _container.scrub(" ".join(arguments), secrets)
+    what = f"run `{shown[:200]}` in container {name}"
+    values = {
+        key: _secret(value["secret"]) if isinstance(value, dict) else _container.plain(value)
+        for key, value in (environment or {}).items()
+    }
+    engine = _engine()
+    try:
+        client = engine.sdk if timeout is None else engine.new_sdk(timeout)
+        created = _call(
+            client, what, "exec_create", name, arguments, user=user or "", environment=values, stdin=stdin is not None
+        )["Id"]
+        if stdin is None:
+            raw = _call(client, what, "exec_start", created)
+        else:
+            raw = _exec_with_input(client, what, created, stdin.encode())
+        status = _call(client, what, "exec_inspect", created)["ExitCode"]
+    except EngineError as error:
+        raise _failure(error, f"container {name}") from error
+    output = _container.scrub(raw.decode(errors="replace"), secrets)
+    if check and status != 0:
+        raise CommandExecutionError(
+            f"`{shown[:200]}` in container {name} ended with status {status}, expected 0:\n{_tail(output, LOG_LINES)}"
+        )
+    return {"exit_status": status, "output": output}
+
+
+def _exec_with_input(client: Any, what: str, created: str, text: bytes) -> bytes:
+    import socket as _socket
+
+    from docker.utils.socket import frames_iter
+
+    stream = _call(client, what, "exec_start", created, socket=True)
+    raw = getattr(stream, "_sock", stream)
+    try:
+        raw.sendall(text)
+        raw.shutdown(_socket.SHUT_WR)
+        return b"".join(data for _, data in frames_iter(stream, tty=False))
+    except OSError as error:
+        raise EngineError(f"cannot {what}: {error}") from error
+    finally:
+        stream.close()
+
+
+def logs(name: str, tail: int = 100) -> str:
+    """Return the last lines of a container's output, without secrets.
+
+    :param name: the container
+    :param tail: number of lines
+    :raises CommandExecutionError: there is no such container
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt node1 kolla_container.logs keystone tail=20
+    """
+    try:
+        return _container.scrub(_output(_engine(), name, tail), _secret_values())
+    except EngineError as error:
+        raise _failure(error, f"reading the output of container {name}") from error
+
+
+# ------------------------------------------------------------------------------------------------------------- looking
+
+
+def inspect(name: str) -> dict[str, Any] | None:
+    """Return a container as a specification: what it has beyond image and engine defaults, without secrets.
+
+    :param name: the container
+    :returns: the specification, with ``state``, ``id``, ``image_id`` and ``started_at``; ``None`` if there is none
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt node1 kolla_container.inspect glance_api
+    """
+    engine = _engine()
+    try:
+        found = engine.container(name)
+        if found is None:
+            return None
+        image = engine.image(found["Image"])
+    except EngineError as error:
+        raise _failure(error, f"looking at container {name}") from error
+    spec = _container.to_spec(found, image["Config"] if image else None, _secret_values())
+    return spec | {
+        "state": _container.state_of(found),
+        "id": found["Id"],
+        "image_id": found["Image"],
+        "started_at": found["State"]["StartedAt"],
+        "health": (found["State"].get("Health") or {}).get("Status"),
+    }
+
+
+def state(name: str) -> str:
+    """Return a container's state: ``running``, ``paused``, ``exited (1)``, ``restarting (1)``, ``created``, ``absent``.
+
+    :param name: the container
+    :raises CommandExecutionError: the engine does not answer
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' kolla_container.state keystone
+    """
+    try:
+        found = _engine().container(name)
+    except EngineError as error:
+        raise _failure(error, f"looking at container {name}") from error
+    return _container.state_of(found) if found else "absent"
+
+
+def health(name: str) -> str:
+    """Return a container's health: that of its health check; without one, ``healthy`` if it runs, else its state.
+
+    :param name: the container
+    :raises CommandExecutionError: the engine does not answer
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' kolla_container.health keystone
+    """
+    try:
+        found = _engine().container(name)
+    except EngineError as error:
+        raise _failure(error, f"looking at container {name}") from error
+    if found is None:
+        return "absent"
+    if _container.state_of(found) != "running":
+        return _container.state_of(found)
+    status = (found["State"].get("Health") or {}).get("Status")
+    return "healthy" if status in (None, "", "none") else status
+
+
+def exec_diff(
+    name: str, command: list[str], unless_exec: list[str] | None = None, unless_path: str | None = None
+) -> _container.Changes:
+    """Return whether a command has to run in a container: ``{}`` if a condition says that it is done.
+
+    :param name: the container
+    :param command: list of arguments
+    :param unless_exec: a command (list of arguments) whose success means done
+    :param unless_path: a path inside the container whose existence means done
+    :raises SaltInvocationError: a command is not a list
+    :raises CommandExecutionError: the engine does not answer
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt node1 kolla_container.exec_diff horizon '["touch", "/tmp/x"]' unless_path=/tmp/x
+    """
+    if isinstance(command, str) or not command:
+        raise SaltInvocationError(f"command for container {name}: expected a list of arguments, got {command!r}")
+    if state(name) == "running":  # in a prediction it may not be there yet
+        checks = [unless_exec] if unless_exec else []
+        checks += [["test", "-e", unless_path]] if unless_path else []
+        if any(exec_(name, check, check=False)["exit_status"] == 0 for check in checks):
+            return {}
+    shown = _container.scrub(" ".join(str(item) for item in command), _secret_values())
+    return {"command": {"old": None, "new": f"{shown} (in {name})"}}
+
+
+_HEALTH = re.compile(r"\((?:health: )?(starting|healthy|unhealthy)\)")
+
+
+def list_(details: bool = False, every: bool = False) -> list[dict[str, Any]]:
+    """Return the Kolla containers of this host.
+
+    :param details: also ``started_at`` and ``restarts``, which costs the engine one more question per container
+    :param every: all containers, not only those of Kolla images
+    :returns: by name: ``name``, ``id``, ``image``, ``image_id``, ``state``, ``status``, ``health`` (or ``None``),
+        ``own`` (made by kolla-salt)
+    :raises CommandExecutionError: the engine does not answer
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' kolla_container.list details=True
+    """
+    engine = _engine()
+    found = []
+    try:
+        for name, item in sorted(engine.containers().items()):
+            labels = item.get("Labels") or {}
+            own = _container.LABEL_FIELDS in labels
+            if not (every or own or "kolla_version" in labels):
+                continue
+            health = _HEALTH.search(item.get("Status") or "")
+            entry = {
+                "name": name,
+                "id": item["Id"],
+                "image": item["Image"],
+                "image_id": item["ImageID"],
+                "state": item["State"],
+                "status": item.get("Status"),
+                "health": health.group(1) if health else None,
+                "own": own,
+            }
+            if details:
+                full = engine.inspect(name) or {"State": {}}
+                entry |= {"started_at": full["State"].get("StartedAt"), "restarts": full.get("RestartCount")}
+            found.append(entry)
+    except EngineError as error:
+        raise _failure(error, "listing containers") from error
+    return found
+
+
+# ---------------------------------------------------------------------------------------- what run-once steps remember
+
+
+def ran_diff(name: str, stamp: str | None = None, force: bool = False, **spec: Any) -> _container.Changes:
+    """Return whether a run-once container has to run: ``{}``, or ``run`` with when it ran before.
+
+    :param name: the step
+    :param stamp: name under which success is remembered; default: `name`
+    :param force: run in any case
+    :param spec: specification of its container
+    :raises SaltInvocationError: the specification is wrong
+    :raises CommandExecutionError: the engine does not answer
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt node1 kolla_container.ran_diff bootstrap_glance image=quay.io/openstack.kolla/glance-api:2026.1
+    """
+    wanted = _spec(name, {**spec, "restart_policy": "no"})
+    before = _read_stamp(stamp or name)
+    image = image_id(wanted.image)
+    if not force and before.get("image_id") and before["image_id"] == image:
+        return {}
+    if not before:
+        old = "never"
+    else:
+        old = f"{before.get('finished_at')} with {str(before.get('image_id')).removeprefix('sha256:')[:12]}"
+    new = _image_name(wanted.image, {"Id": image} if image else None)
+    return {"run": {"old": old, "new": f"with {new}"}}
+
+
+def run_step(name: str, stamp: str | None = None, timeout: float = RUN_TIMEOUT, **spec: Any) -> dict[str, Any]:
+    """Run a run-once container as :py:func:`run` does and remember its success.
+
+    :param name: the step
+    :param stamp: name under which success is remembered; default: `name`
+    :param timeout: seconds
+    :param spec: specification of its container
+    :returns: as :py:func:`run`, with ``comment``
+    :raises CommandExecutionError: as :py:func:`run`; then nothing is remembered
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt node1 kolla_container.run_step bootstrap_glance image=quay.io/openstack.kolla/glance-api:2026.1
+    """
+    result = run(name, timeout, **spec)
+    finished = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    _write_stamp(stamp or name, {"image_id": result["image_id"], "finished_at": finished, "image": spec.get("image")})
+    return result | {"comment": f"{name} ran in {result['seconds']} s"}
