@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -124,11 +125,16 @@ class Build:
         current = set() if self.options.refresh else up_to_date(list(keys.values()), self.space, registry)
         return keys, to_build(keys, current)
 
+    def _locked(self) -> contextlib.AbstractContextManager[None]:
+        return locked(self.cache.work / "lock", f"building images of {self.release.tag}", wait=False)
+
     def dry_run(self) -> Report:
         """Return what a build would do."""
         started = time.monotonic()
-        registries.ensure_running(self.address, cache=self.cache)
-        keys, todo = self.plan()
+        # The plan renders into the work folder, which a build in another process may be using.
+        with self._locked():
+            registries.ensure_running(self.address, cache=self.cache)
+            keys, todo = self.plan()
         report = self._report(keys, set(todo), {}, time.monotonic() - started)
         for row in report.images:
             if row.name in todo:
@@ -141,7 +147,7 @@ class Build:
         :raises ImageError: the build could not be started at all; failed images are in the report instead.
         """
         started = time.monotonic()
-        with locked(self.cache.work / "lock", f"building images of {self.release.tag}", wait=False):
+        with self._locked():
             registries.ensure_running(self.address, cache=self.cache)
             keys, todo = self.plan()
             results: dict[str, Result] = {}
@@ -330,7 +336,11 @@ def reachable(namespace: str = UPSTREAM, timeout: float = 2.5) -> bool:
 
 
 def pull(
-    options: Options, out: Out = print, cache: Cache | None = None, upstream: str = UPSTREAM, missing_only: bool = False
+    options: Options,
+    out: Out = print,
+    cache: Cache | None = None,
+    upstream: str = UPSTREAM,
+    missing_only: bool = False,
 ) -> Report:
     """Copy upstream's images into the local registry.
 
@@ -379,7 +389,9 @@ def _pull_one(
 
 
 def ensure(options: Options, out: Out = print, cache: Cache | None = None) -> Report:
-    """Have the images in the local registry: from upstream where it can be reached and nothing is customised, else built.
+    """Have the images in the local registry, from upstream or built.
+
+    They come from upstream where that can be reached and the site customises no image.
 
     :raises ImageError: neither can be done.
     """

@@ -12,6 +12,7 @@ from kolla_salt.images import build as images
 from kolla_salt.images import host, lock, registry
 from kolla_salt.images.errors import ImageError
 from kolla_salt.images.places import DEFAULT_RELEASE, UPSTREAM, Cache, load_release
+from kolla_salt.images.process import locked
 from kolla_salt.images.progress import Report, megabytes
 from kolla_salt.images.workspace import Workspace
 
@@ -32,7 +33,8 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         sub.add_argument("--release", default=DEFAULT_RELEASE, help="OpenStack release (default: %(default)s)")
         sub.add_argument("--json", action="store_true", help="write the result as JSON to standard output")
         if engine:
-            sub.add_argument("images", nargs="*", metavar="IMAGE", help="names of images; by default what a cloud needs")
+            names = "names of images; by default what a cloud needs"
+            sub.add_argument("images", nargs="*", metavar="IMAGE", help=names)
             sub.add_argument("--extra", action="store_true", help="with the images that no deployment needs")
             sub.add_argument("--keep-engine", action="store_true", help="leave the private engine running")
         sub.set_defaults(handler=handler)
@@ -121,7 +123,8 @@ def _list(args: argparse.Namespace) -> int:
 
 def _lock(args: argparse.Namespace) -> int:
     release, cache = load_release(args.release), Cache.default()
-    counts = lock.resolve(release, Workspace(release, cache, registry.LOCAL), host.read().index_urls())
+    with locked(cache.work / "lock", f"resolving the lock files of release {release.name}", wait=False):
+        counts = lock.resolve(release, Workspace(release, cache, registry.LOCAL), host.read().index_urls())
     if args.json:
         print(json.dumps({"release": release.name, "folder": str(release.folder), "entries": counts}, indent=2))
     else:

@@ -1,7 +1,7 @@
 """The container engine that builds: the machine's own one, or a private one that leaves no trace.
 
-The private engine has its own data, run folder and socket below the cache folder, no bridge and no packet filter rules
-(builds use the network of the machine), and ends with the build.
+The private engine has its own data, run folder and socket below the cache folder, no bridge and no packet
+filter rules (builds use the network of the machine), and ends with the build.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from kolla_salt.images.process import Daemon, processes_mentioning
 from kolla_salt.images.tools import Tools, run
 
 SYSTEM_SOCKET = "unix:///var/run/docker.sock"
+ENGINE_PROGRAMS = ("dockerd", "containerd", "containerd-shim", "containerd-shim-runc-v2", "runc")
 
 
 @dataclass(frozen=True)
@@ -169,7 +170,9 @@ class PrivateEngine:
             "--iptables=false",
             "--ip-masq=false",
         ]
-        self.daemon.start(command, log, lambda: answers(self.url), env=tools.env(), timeout=90, write_pid=False)
+        self.daemon.start(
+            command, log, lambda: answers(self.url), env=tools.env(), timeout=90, write_pid=False
+        )
         return Engine(self.url, private=True)
 
     def stop(self) -> bool:
@@ -180,12 +183,13 @@ class PrivateEngine:
 
     def _clear(self) -> None:
         """Remove what an engine that was killed leaves: processes, mounts, sockets and pid files."""
-        for pid in processes_mentioning(str(self.exec_root)):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
         for _attempt in range(20):
-            if not processes_mentioning(str(self.exec_root)):
+            left = processes_mentioning(str(self.exec_root), ENGINE_PROGRAMS)
+            if not left:
                 break
+            for pid in left:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
             time.sleep(0.1)
         for mount in mounts_below(Path("/proc/self/mountinfo").read_text(), str(self.folder)):
             run(["umount", "--lazy", mount], f"unmounting {mount}, left by an engine that was killed")
@@ -207,7 +211,9 @@ def mounts_below(mountinfo: str, folder: str) -> list[str]:
 
 @contextlib.contextmanager
 def running(cache: Cache, keep: bool = False) -> Iterator[Engine]:
-    """Give an engine for the time of a build: the machine's, else the private one, which is stopped afterwards.
+    """Give an engine for the time of a build: the machine's, else the private one.
+
+    The private one is stopped afterwards.
 
     :param keep: leave the private engine running.
     """

@@ -1,7 +1,7 @@
 """What the building machine contributes to a build: certificates, apt and pip settings.
 
-Whatever lets this machine reach its package sources (a company's certificate authority, a proxy, a mirror) is taken
-over into the builds. None of it counts as a change of an image.
+Whatever lets this machine reach its package sources (a company's certificate authority, a proxy, a mirror) is
+taken over into the builds. None of it counts as a change of an image.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class HostSettings:
         return "".join(f"{line}\n" for line in self.apt)
 
     def debian_sources(self, suite: str) -> str | None:
-        """Return the builder's list of package sources with this machine's mirror, None for the standard one."""
+        """Return the list of package sources with this machine's mirror, None for the standard one."""
         if (self.debian, self.security) == (DEBIAN, SECURITY):
             return None
         keyring = "Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg\n"
@@ -68,7 +68,7 @@ class HostSettings:
         return list(dict.fromkeys(urls))
 
     def write(self, folder: Path, suite: str) -> None:
-        """Write the settings below a builder's template tree (``base/build-input`` and the package sources)."""
+        """Write the settings into a builder's template tree (``base/build-input``, package sources)."""
         target = folder / "base" / "build-input"
         for part in ("ca", "apt"):
             (target / part).mkdir(parents=True, exist_ok=True)
@@ -115,7 +115,8 @@ def parse_apt_config(dump: str) -> list[str]:
 def parse_pip_config(listing: str) -> dict[str, str]:
     """Return pip's settings that a build needs, from ``pip config list``.
 
-    :param listing: lines such as ``global.index-url='https://host/simple'``; the environment's (``:env:.``) win.
+    :param listing: lines such as ``global.index-url='https://host/simple'``; the environment's (``:env:.``)
+        win.
     """
     found: dict[str, tuple[int, str]] = {}
     for line in listing.splitlines():
@@ -148,7 +149,7 @@ def parse_index_targets(text: str) -> dict[str, str]:
 
 
 def _output(*command: str) -> str:
-    """Return a command's output, or nothing where there is no such command: each source of settings is optional."""
+    """Return a command's output, or nothing where there is no such command: each source is optional."""
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=60).stdout
     except (OSError, subprocess.TimeoutExpired):

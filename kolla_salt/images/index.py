@@ -143,7 +143,8 @@ class Index:
             return path
         matches = [s for s in self.sdists(wanted.project) if Version(s.version) == Version(wanted.version)]
         if not matches:
-            raise ImageError(doing, f"no such version on {', '.join(self.urls)}", "", "kolla-salt images lock")
+            found = f"no such version on {', '.join(self.urls)}"
+            raise ImageError(doing, found, "", "kolla-salt images lock")
         content = b""
         last: Exception | None = None
         for _attempt in range(3):

@@ -19,7 +19,8 @@ DEFAULT_RELEASE = "2026.1"
 def data_dir() -> Path:
     """Return the project's ``images/`` folder (overrides, lock files, additional Docker directories).
 
-    ``KOLLA_SALT_IMAGES`` overrides it; a source checkout has it beside the package, an installed package inside.
+    ``KOLLA_SALT_IMAGES`` overrides it; a source checkout has it beside the package, an installed package
+    inside.
 
     :raises ImageError: no such folder.
     """
@@ -39,7 +40,7 @@ def data_dir() -> Path:
 
 @dataclass(frozen=True)
 class Release:
-    """What the project knows about the images of one OpenStack release (``images/locks/<name>/release.yml``)."""
+    """What the project knows about a release's images (``images/locks/<name>/release.yml``)."""
 
     name: str
     base: str
@@ -50,6 +51,7 @@ class Release:
     libraries_until: str
     projects: dict[str, dict[str, str]]
     caps: dict[str, dict[str, str]]
+    collections: dict[str, list[str]]
     folder: Path
 
     @property
@@ -80,6 +82,7 @@ def load_release(name: str) -> Release:
         libraries_until=str(data["libraries_until"]),
         projects=data["projects"],
         caps=data.get("caps") or {},
+        collections=data.get("collections") or {},
         folder=path.parent,
     )
 

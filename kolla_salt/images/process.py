@@ -23,13 +23,17 @@ def command_line(pid: int) -> list[str]:
     return [part.decode(errors="replace") for part in raw.split(b"\0") if part]
 
 
-def processes_mentioning(text: str) -> list[int]:
-    """Return the ids of the processes that have a text in one of their arguments, without this one."""
+def processes_mentioning(text: str, programs: tuple[str, ...]) -> list[int]:
+    """Return the ids of the processes of some programs that have a text in one of their arguments.
+
+    :param programs: names of programs; a reader or editor of a file with this name is none of ours.
+    """
     found = []
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit() or int(entry.name) == os.getpid():
             continue
-        if any(text in argument for argument in command_line(int(entry.name))):
+        arguments = command_line(int(entry.name))
+        if arguments and Path(arguments[0]).name in programs and any(text in part for part in arguments):
             found.append(int(entry.name))
     return found
 
@@ -140,9 +144,8 @@ def locked(path: Path, doing: str, wait: bool = True) -> Iterator[None]:
             file.seek(0)
             holder = file.read().strip() or "unknown"
             command = " ".join(command_line(int(holder))) if holder.isdigit() else ""
-            raise ImageError(
-                doing, f"process {holder} does the same ({command})", "one at a time", f"wait for process {holder}"
-            ) from error
+            found = f"process {holder} is at it ({command})"
+            raise ImageError(doing, found, "one at a time", f"wait for process {holder}") from error
         file.seek(0)
         file.truncate()
         file.write(str(os.getpid()))

@@ -1,7 +1,7 @@
 """The local registry that nodes pull from: Debian's ``docker-registry``, run as a plain process.
 
-One process listens at one address; further addresses are further processes on the same storage, which the registry
-supports. It needs no name in DNS and no certificate: nodes are told that this registry speaks plain HTTP.
+One process listens at one address; further addresses are further processes on the same storage, which the
+registry supports. It needs no name in DNS and no certificate: nodes are told that this registry speaks plain HTTP.
 """
 
 from __future__ import annotations
@@ -83,9 +83,10 @@ def _daemon(listen: str, folder: Path) -> Daemon:
 def ensure_running(
     listen: list[str] | str | None = None, data_dir: Path | str | None = None, *, cache: Cache | None = None
 ) -> str:
-    """Start the registry unless it runs, and return its address (``host:port``), the first of those asked for.
+    """Start the registry unless it runs, and return its address (``host:port``).
 
-    An address that this machine does not have (yet) is left out, as long as one remains: call again when it is there.
+    That is the first of those asked for. An address that this machine does not have (yet) is left out, as long
+    as one remains: call again when it is there.
 
     :param listen: addresses; by default the loopback one and the sandbox bridge's.
     :param data_dir: where configuration and images are kept; by default ``registry`` in the cache folder.
@@ -177,14 +178,13 @@ class Registry:
         except urllib.error.HTTPError as error:
             if error.code == 404:
                 return None
-            raise ImageError(f"asking the registry {self.address} for {path}", str(error)) from error
+            raise self._trouble(path, error) from error
         except OSError as error:
-            raise ImageError(
-                f"asking the registry {self.address} for {path}",
-                str(error),
-                "a running registry",
-                "kolla-salt images registry start",
-            ) from error
+            raise self._trouble(path, error) from error
+
+    def _trouble(self, what: str, error: OSError) -> ImageError:
+        doing = f"asking the registry {self.address} for {what}"
+        return ImageError(doing, str(error), "a running registry", "kolla-salt images registry start")
 
     def repositories(self) -> list[str]:
         """Return the names of all repositories."""
@@ -209,14 +209,9 @@ class Registry:
         except urllib.error.HTTPError as error:
             if error.code == 404:
                 return None
-            raise ImageError(f"asking the registry {self.address} for {repository}:{tag}", str(error)) from error
+            raise self._trouble(f"{repository}:{tag}", error) from error
         except OSError as error:
-            raise ImageError(
-                f"asking the registry {self.address} for {repository}:{tag}",
-                str(error),
-                "a running registry",
-                "kolla-salt images registry start",
-            ) from error
+            raise self._trouble(f"{repository}:{tag}", error) from error
         return headers.get("docker-content-digest")
 
     def size(self, repository: str, tag: str) -> int | None:

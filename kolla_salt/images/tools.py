@@ -1,7 +1,7 @@
 """Programs that the image build needs and the machine may lack.
 
-They come from the machine's own package source, but are only extracted into the cache folder: no package is installed,
-no service is configured or started, and removing the folder removes every trace.
+They come from the machine's own package source, but are only extracted into the cache folder: no package is
+installed, no service is configured or started, and removing the folder removes every trace.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def run(
 def parse_print_uris(text: str) -> list[str]:
     """Return ``package=version`` for each line of ``apt-get install --print-uris``.
 
-    :param text: lines such as ``'http://host/p/tini_0.19.0-1_amd64.deb' tini_0.19.0-1_amd64.deb 255000 SHA256:...``.
+    :param text: lines ``'http://host/p/tini_0.19.0-1_amd64.deb' tini_0.19.0-1_amd64.deb 255 SHA256:...``.
     """
     result = []
     for line in text.splitlines():
@@ -128,7 +128,7 @@ class Tools:
     def _extract(self, packages: list[str]) -> None:
         doing = f"fetching the packages {' '.join(packages)}"
         if not shutil.which("apt-get"):
-            raise ImageError(doing, "no apt-get on this machine", "Debian or Ubuntu, or the programs installed")
+            raise ImageError(doing, "no apt-get on this machine", "Debian, Ubuntu or installed programs")
         query = ["apt-get", "install", "--print-uris", "-qq", "--no-install-recommends", *packages]
         try:
             wanted = parse_print_uris(run(query, doing))

@@ -182,7 +182,11 @@ class Workspace:
 
         override = self.folder / "template-override.j2"
         text = (data_dir() / "template-override.j2").read_text()
-        override.write_text(without_blocks(text, self.site.override.read_text()) if self.site.override else text)
+        if self.site.override:
+            text = without_blocks(text, self.site.override.read_text())
+        # Data of the release that the overrides need; JSON is also a literal of the template language.
+        data = json.dumps(self.release.collections)
+        override.write_text(f"{{% set toolbox_collections = {data} %}}\n{text}")
 
         sources = self.sources()
         rows = [
