@@ -7,7 +7,7 @@ from typing import Any
 
 from salt.exceptions import CommandExecutionError
 
-from kolla_salt import __version__, outcome
+from kolla_salt import __version__, outcome, plan, runtime
 
 __virtualname__ = "kolla_check"
 #: A return over 1 MB is cut by Salt; a host's dry run stays far below it.
@@ -17,6 +17,33 @@ _LONGEST = 1_500
 
 def __virtual__() -> str:
     return __virtualname__
+
+
+def _resolver() -> Any:
+    try:
+        return runtime.resolver(__opts__, __pillar__, __context__)
+    except (ValueError, FileNotFoundError) as exc:
+        raise CommandExecutionError(str(exc)) from exc
+
+
+def services() -> list[str]:
+    """Return the SLS of everything that belongs on this host, in the order of the waves.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt node1 kolla_check.services
+    """
+    if "kolla" not in __pillar__:
+        return []
+    resolver = _resolver()
+    found: list[str] = []
+    for wave in plan.waves(resolver):
+        here = [name for name in wave if name == "kolla" or resolver.placed(name)]
+        found += here
+        found += [sls for name in here if resolver.is_primary(name) for sls in resolver.declarations[name]["finish"]]
+    return found
 
 
 def survey(sls: Any, images: bool = True) -> dict[str, Any]:
