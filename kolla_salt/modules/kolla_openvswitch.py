@@ -1,0 +1,253 @@
+"""Bridges, ports and settings of this host's Open vSwitch, which runs in the container openvswitch_vswitchd."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from salt.exceptions import CommandExecutionError
+
+from kolla_salt import openvswitch as _openvswitch
+from kolla_salt import runtime
+
+__virtualname__ = "kolla_openvswitch"
+
+CONTAINER = "openvswitch_vswitchd"
+CACHED = "kolla_openvswitch.switch"
+#: Seconds within which the daemon must have taken over a change.
+TIMEOUT = 20
+INTERFACES = Path("/sys/class/net")
+IFF_UP = 1
+EMPTY: dict[str, Any] = {
+    "bridges": {}, "interfaces": {}, "external_ids": {}, "other_config": {}, "datapath_types": [],
+}  # fmt: skip
+
+
+def __virtual__() -> str:
+    return __virtualname__
+
+
+def _vsctl(arguments: list[str] | tuple[str, ...]) -> str:
+    command = ["ovs-vsctl", f"--timeout={TIMEOUT}", *arguments]
+    result = __salt__["kolla_container.exec"](CONTAINER, command, check=False)
+    if result["exit_status"] != 0:
+        why = result["output"].strip() or (
+            f"no answer within {TIMEOUT} seconds; `salt {__opts__['id']} kolla_container.logs {CONTAINER}` and "
+            "/var/log/kolla/openvswitch/ovs-vswitchd.log say what it does"
+        )
+        raise CommandExecutionError(
+            f"`{' '.join(command)}` in container {CONTAINER} ended with status {result['exit_status']}: {why}"
+        )
+    return result["output"]
+
+
+def switch(fresh: bool = True) -> dict[str, Any]:
+    """Return bridges, interfaces and settings of this host's switch.
+
+    :param fresh: False: what this job read before, if nothing was changed since
+    :returns: ``bridges`` (name -> datapath_type, fail_mode, ports), ``interfaces`` (name -> type, error),
+        ``external_ids``, ``other_config``, ``datapath_types``; all empty while the container does not run
+    :raises CommandExecutionError: the switch does not answer
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt node1 kolla_openvswitch.switch
+    """
+    if fresh or CACHED not in __context__:
+        if __salt__["kolla_container.state"](CONTAINER) != "running":
+            return EMPTY
+        try:
+            __context__[CACHED] = _openvswitch.parse(_vsctl(_openvswitch.READ))
+        except _openvswitch.OpenvswitchError as error:
+            raise CommandExecutionError(f"reading the switch of {__opts__['id']}: {error}") from error
+    return __context__[CACHED]
+
+
+def _change(arguments: list[str]) -> None:
+    __context__.pop(CACHED, None)
+    _vsctl(arguments)
+
+
+def declared() -> dict[str, Any]:
+    """Return what this host's switch is to have, out of the options of the site.
+
+    :returns: ``{}`` where the container is not placed (or not in this step of a run); else ``bridges`` (list of bridge,
+        card, datapath_type), ``external_ids`` and ``other_config``
+    :raises CommandExecutionError: neutron_bridge_name and neutron_external_interface do not fit together
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt node1 kolla_openvswitch.declared
+    """
+    if "kolla_container.running" not in __salt__["kolla.states"]("openvswitch").get(CONTAINER, {}):
+        return {}
+    resolver = runtime.resolver(__opts__, __pillar__, __context__)
+    bridges: list[dict[str, str]] = []
+    if resolver.host in resolver.hosts("network") or resolver.value("computes_need_external_bridge"):
+        try:
+            pairs = _openvswitch.pairs(
+                resolver.value("neutron_bridge_name"), resolver.value("neutron_external_interface")
+            )
+        except _openvswitch.OpenvswitchError as error:
+            raise CommandExecutionError(str(error)) from error
+        datapath = resolver.value("ovs_datapath")
+        bridges = [{"bridge": bridge, "card": card, "datapath_type": datapath} for bridge, card in pairs]
+    name = __grains__.get("nodename") or __opts__["id"]
+    return {
+        "bridges": bridges,
+        "external_ids": {
+            "system-id": resolver.value("openvswitch_system_id") or name.split(".")[0],
+            "hostname": resolver.value("openvswitch_hostname") or name,
+        },
+        "other_config": {"hw-offload": "true" if resolver.value("openvswitch_hw_offload") else None},
+    }
+
+
+def bridge_diff(name: str, datapath_type: str = "system", fail_mode: str = "standalone") -> dict[str, Any]:
+    """Compare a bridge with its declaration.
+
+    :param name: the bridge
+    :param datapath_type: ``system`` (the kernel's module) or ``netdev`` (userspace)
+    :param fail_mode: what the bridge does without a controller: ``standalone`` or ``secure``
+    :returns: ``{}`` if it is as declared
+    :raises CommandExecutionError: the switch does not answer
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt node1 kolla_openvswitch.bridge_diff br-ex datapath_type=netdev
+    """
+    return _openvswitch.bridge_diff(switch(fresh=False), name, datapath_type, fail_mode)
+
+
+def set_bridge(name: str, datapath_type: str = "system", fail_mode: str = "standalone") -> str:
+    """Make a bridge, or change it to what is given.
+
+    :param name: the bridge
+    :param datapath_type: ``system`` or ``netdev``
+    :param fail_mode: ``standalone`` or ``secure``
+    :raises CommandExecutionError: the switch does not answer, or does not know the datapath type
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt node1 kolla_openvswitch.set_bridge br-ex datapath_type=netdev
+    """
+    known = switch()["datapath_types"]
+    if known and datapath_type not in known:
+        raise CommandExecutionError(
+            f"making the bridge {name} on {__opts__['id']}: datapath type {datapath_type!r}, but this Open vSwitch has "
+            f"{', '.join(sorted(known))}; load the kernel module openvswitch, or set ovs_datapath: netdev"
+        )
+    _change(_openvswitch.bridge_command(name, datapath_type, fail_mode))
+    return f"bridge {name} is of type {datapath_type}"
+
+
+def _is_up(card: str) -> bool | None:
+    """Whether a network card of the host is switched on; None if there is no such card."""
+    try:
+        return bool(int((INTERFACES / card / "flags").read_text(), 16) & IFF_UP)
+    except FileNotFoundError:
+        return None
+
+
+def port_diff(name: str, bridge: str) -> dict[str, Any]:
+    """Compare a network card's place in a bridge with its declaration.
+
+    :param name: the card
+    :param bridge: the bridge
+    :returns: ``{}`` if the card is switched on and in the bridge
+    :raises CommandExecutionError: the switch does not answer
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt node1 kolla_openvswitch.port_diff eth1 br-ex
+    """
+    changes = _openvswitch.port_diff(switch(fresh=False), name, bridge)
+    if not _is_up(name):
+        changes["up"] = {"old": _is_up(name), "new": True}
+    return changes
+
+
+def set_port(name: str, bridge: str) -> str:
+    """Put a network card of this host into a bridge and switch it on.
+
+    :param name: the card
+    :param bridge: the bridge
+    :raises CommandExecutionError: there is no such card, or the switch cannot use it
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt node1 kolla_openvswitch.set_port eth1 br-ex
+    """
+    what = f"putting {name} into the bridge {bridge} of {__opts__['id']}"
+    up = _is_up(name)
+    if up is None:
+        found = sorted(path.name for path in INTERFACES.iterdir())
+        raise CommandExecutionError(
+            f"{what}: expected a network card {name!r} (option neutron_external_interface, which a host may set for "
+            f"itself in topology:hosts:{__opts__['id']}:options); this host has {', '.join(found)}"
+        )
+    current = _openvswitch.port_diff(switch(), name, bridge)
+    if current:
+        _change(_openvswitch.port_command(name, bridge, current["bridge"]["old"]))
+    if not up:
+        try:
+            subprocess.run(
+                ["ip", "link", "set", "dev", name, "up"], check=True, capture_output=True, text=True, timeout=10
+            )
+        except (OSError, subprocess.SubprocessError) as error:
+            said = getattr(error, "stderr", None) or error
+            raise CommandExecutionError(f"{what}: switching it on failed: {said}") from error
+    trouble = switch()["interfaces"].get(name, {}).get("error")
+    if trouble:
+        raise CommandExecutionError(f"{what}: Open vSwitch says: {trouble}")
+    return f"{name} is in the bridge {bridge}"
+
+
+def settings_diff(
+    external_ids: dict[str, str] | None = None, other_config: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """Compare settings of the switch with their declaration.
+
+    :param external_ids: key -> value
+    :param other_config: key -> value, None if it must not be set
+    :returns: ``{}`` if they are as declared
+    :raises CommandExecutionError: the switch does not answer
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt node1 kolla_openvswitch.settings_diff external_ids='{"system-id": "node1"}'
+    """
+    return _openvswitch.settings_diff(switch(fresh=False), external_ids or {}, other_config or {})
+
+
+def set_settings(external_ids: dict[str, str] | None = None, other_config: dict[str, Any] | None = None) -> None:
+    """Set settings of the switch; other keys are left alone.
+
+    :param external_ids: key -> value
+    :param other_config: key -> value, None to remove it
+    :raises CommandExecutionError: the switch does not answer
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt node1 kolla_openvswitch.set_settings external_ids='{"system-id": "node1"}'
+    """
+    changes = _openvswitch.settings_diff(switch(), external_ids or {}, other_config or {})
+    if changes:
+        _change(_openvswitch.settings_command(changes))

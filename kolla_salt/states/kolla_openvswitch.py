@@ -1,0 +1,69 @@
+"""Bridges, ports and settings of this host's Open vSwitch.
+
+.. code-block:: yaml
+
+    br-ex:
+      kolla_openvswitch.bridge_present:
+        - datapath_type: netdev
+    eth1:
+      kolla_openvswitch.port_present:
+        - bridge: br-ex
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kolla_salt.converge import converge
+
+__virtualname__ = "kolla_openvswitch"
+
+
+def __virtual__() -> str:
+    return __virtualname__
+
+
+def bridge_present(name: str, datapath_type: str = "system", fail_mode: str = "standalone") -> dict[str, Any]:
+    """Ensure that a bridge exists and is of the given type.
+
+    :param name: the bridge
+    :param datapath_type: ``system`` (the kernel's module) or ``netdev`` (userspace)
+    :param fail_mode: what it does without a controller: ``standalone`` or ``secure``
+    """
+    return converge(
+        name,
+        __opts__["test"],
+        diff=lambda: __salt__["kolla_openvswitch.bridge_diff"](name, datapath_type, fail_mode),
+        apply=lambda: __salt__["kolla_openvswitch.set_bridge"](name, datapath_type, fail_mode),
+    )
+
+
+def port_present(name: str, bridge: str) -> dict[str, Any]:
+    """Ensure that a network card of the host is switched on and belongs to a bridge.
+
+    :param name: the card
+    :param bridge: the bridge
+    """
+    return converge(
+        name,
+        __opts__["test"],
+        diff=lambda: __salt__["kolla_openvswitch.port_diff"](name, bridge),
+        apply=lambda: __salt__["kolla_openvswitch.set_port"](name, bridge),
+    )
+
+
+def settings_present(
+    name: str, external_ids: dict[str, str] | None = None, other_config: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """Ensure settings of the switch as a whole; keys that are not given are left alone.
+
+    :param name: what it is for
+    :param external_ids: key -> value
+    :param other_config: key -> value, None if it must not be set
+    """
+    return converge(
+        name,
+        __opts__["test"],
+        diff=lambda: __salt__["kolla_openvswitch.settings_diff"](external_ids, other_config),
+        apply=lambda: __salt__["kolla_openvswitch.set_settings"](external_ids, other_config),
+    )

@@ -1,0 +1,23 @@
+#!jinja|yaml|kolla
+{% set declared = salt['kolla_openvswitch.declared']() %}
+{% if declared %}
+openvswitch settings:
+  kolla_openvswitch.settings_present:
+    - external_ids: {{ declared.external_ids | tojson }}
+    - other_config: {{ declared.other_config | tojson }}
+    - require: [{kolla_container: openvswitch_vswitchd}]
+{% for item in declared.bridges %}
+
+openvswitch bridge {{ item.bridge }}:
+  kolla_openvswitch.bridge_present:
+    - name: {{ item.bridge }}
+    - datapath_type: {{ item.datapath_type }}
+    - require: [{kolla_container: openvswitch_vswitchd}]
+
+openvswitch port {{ item.card }}:
+  kolla_openvswitch.port_present:
+    - name: {{ item.card }}
+    - bridge: {{ item.bridge }}
+    - require: [{kolla_openvswitch: openvswitch bridge {{ item.bridge }}}]
+{% endfor %}
+{% endif %}
