@@ -154,13 +154,10 @@ def expand(service: str, resolver: Resolver, role: str | None = None, facts: dic
     """
     facts = facts or {}
     decl = resolver.declarations[service]
+    why_not = uninvolved(service, resolver, role)
+    if why_not:
+        return _nothing(service, why_not)
     primary = resolver.is_primary(service)
-    if not resolver.enabled(service):
-        return _nothing(service, f"{service} is switched off (enable_{service})")
-    if not resolver.placed(service):
-        return _nothing(service, f"{service} is not placed on this host")
-    if (role == "primary" and not primary) or (role == "rest" and primary):
-        return _nothing(service, f"{service}: nothing for this host in the step of the {role}")
     names = resolver.names(service)
     states: States = {}
     _host_states(states, decl, resolver, names)
@@ -199,6 +196,21 @@ def expand(service: str, resolver: Resolver, role: str | None = None, facts: dic
     if primary and decl["keystone"].get("after_containers"):
         _registration(states, decl, resolver, [container for container, on in placed.items() if on])
     return states or _nothing(service, f"{service} has nothing to do on this host")
+
+
+def uninvolved(service: str, resolver: Resolver, role: str | None = None) -> str | None:
+    """Return why ``service`` has no states on the resolver's host, or None if it has.
+
+    :param role: as for :func:`expand`.
+    """
+    if not resolver.enabled(service):
+        return f"{service} is switched off (enable_{service})"
+    if not resolver.placed(service):
+        return f"{service} is not placed on this host"
+    primary = resolver.is_primary(service)
+    if (role == "primary" and not primary) or (role == "rest" and primary):
+        return f"{service}: nothing for this host in the step of the {role}"
+    return None
 
 
 def _nothing(service: str, why: str) -> States:

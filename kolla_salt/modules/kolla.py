@@ -71,6 +71,22 @@ def states(service: str) -> dict[str, Any]:
     return result
 
 
+def involved(service: str) -> bool:
+    """Return whether ``service`` has states on this minion, in the present step of a run.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt node1 kolla.involved glance
+    """
+    step = runtime.pillar(__pillar__, "kolla_step") or {}
+    try:
+        return _expand.uninvolved(service, _resolver(), step.get("role")) is None
+    except ContextError as exc:
+        raise CommandExecutionError(f"looking for service '{service}': {exc}") from exc
+
+
 def option(name: str) -> Any:
     """Return the resolved value of option ``name`` on this minion.
 

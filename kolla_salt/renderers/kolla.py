@@ -6,6 +6,7 @@ An ``init.sls`` of a service begins with ``#!yaml|kolla`` and may be otherwise e
     # everything is declared in service.yaml; see it with: salt-call state.show_sls glance
 
 Hand-written states below it may require generated IDs (``docs/declarations.md``) or replace one by giving the same ID.
+They are left out where the service has no states: on hosts it is not placed on, and in steps of another role.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ def render(data: Any, saltenv: str = "base", sls: str = "", argline: str = "", *
     service = argline.strip() or sls.split(".")[0]
     try:
         generated = __salt__["kolla.states"](service)
+        written = dict(data or {}) if data and __salt__["kolla.involved"](service) else {}
     except CommandExecutionError as exc:
         raise SaltRenderError(str(exc)) from exc
-    written = dict(data or {})
     return {**{key: value for key, value in generated.items() if key not in written}, **written}

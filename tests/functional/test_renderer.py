@@ -80,6 +80,17 @@ def test_the_step_in_the_pillar_restricts_the_role(compile_sls):
     assert list(low) == ["web: nothing for this host in the step of the primary"]
 
 
+@pytest.mark.parametrize(("minion", "pillar"), [("cmp1", None), ("ctl2", {"kolla_step": {"role": "primary"}})])
+def test_hand_written_states_are_left_out_where_the_service_has_none(compile_sls, minion, pillar):
+    extra = {
+        "web/init.sls": "#!yaml|kolla\nafterwards:\n  test.nop:\n    - require:\n      - kolla_container: web_api\n"
+    }
+    low, errors = compile_sls(minion, ["web"], extra, pillar)
+    assert not errors
+    assert [chunk["fun"] for chunk in low.values()] == ["nop"]
+    assert "afterwards" not in low
+
+
 def test_a_service_that_cannot_be_expanded_is_a_render_error_with_the_reason(compile_sls, site_data):
     del site_data["globals"]["internal_vip_address"]
     site_data["topology"]["groups"]["web-api"] = ["nowhere"]
