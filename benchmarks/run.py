@@ -239,8 +239,8 @@ def table(result: list[Row], memory: float) -> str:
     lines.append(f"| master + minion, memory (PSS) | {memory:.0f} MB | | | | | {goals} |")
     lines += [
         "",
-        "Kolla-Ansible 22.2 was measured on a machine of 2 cores with the same images and services, one run each. (d):",
-        "derived from an aborted run and its rerun. (s): taken with a stand-in for systemd. Empty: it has no such command.",
+        "Kolla-Ansible 22.2 was measured on a machine of 2 cores with the same images and services, one run each.",
+        "(d): derived from an aborted run and its rerun. (s): with a stand-in for systemd. Empty: no such command.",
     ]
     return "\n".join(lines) + "\n"
 
