@@ -7,7 +7,6 @@ kolla-salt talks to it.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import re
@@ -181,18 +180,21 @@ def _stamp_container(spec: _container.Spec, inspect: dict[str, Any], files: dict
 # ----------------------------------------------------------------------------------- what is to be done, and its doing
 
 
-@dataclasses.dataclass
 class _Verdict:
-    """What differs, and the one action that mends it."""
+    """What differs, and the one action that mends it.
 
-    spec: _container.Spec
-    inspect: dict[str, Any] | None
-    action: str | None = None
-    changes: _container.Changes = dataclasses.field(default_factory=dict)
-    live: tuple[str, ...] = ()
-    #: why, for the comment
-    reasons: list[str] = dataclasses.field(default_factory=list)
-    unit: Path | None = None
+    Not a dataclass: Salt's loader does not put modules where `dataclasses` looks for them.
+    """
+
+    def __init__(self, spec: _container.Spec, inspect: dict[str, Any] | None) -> None:
+        self.spec = spec
+        self.inspect = inspect
+        self.action: str | None = None
+        self.changes: _container.Changes = {}
+        self.live: tuple[str, ...] = ()
+        #: why, for the comment
+        self.reasons: list[str] = []
+        self.unit: Path | None = None
 
 
 #: `state.new` in the changes, by action
