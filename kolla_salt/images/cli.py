@@ -31,7 +31,8 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     def verb(name: str, handler: Any, text: str, *, engine: bool = True) -> argparse.ArgumentParser:
         sub = verbs.add_parser(name, help=text, description=text)
         sub.add_argument("--release", default=DEFAULT_RELEASE, help="OpenStack release (default: %(default)s)")
-        sub.add_argument("--json", action="store_true", help="write the result as JSON to standard output")
+        # Suppressed defaults: the option may also stand before the verb, where the main command line reads it.
+        sub.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="write the result as JSON")
         if engine:
             names = "names of images; by default what a cloud needs"
             sub.add_argument("images", nargs="*", metavar="IMAGE", help=names)
@@ -41,7 +42,8 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         return sub
 
     def building(sub: argparse.ArgumentParser) -> None:
-        sub.add_argument("--site", type=Path, metavar="DIR", help="site folder; DIR/images/ customises images")
+        text = "site folder; DIR/images/ customises images"
+        sub.add_argument("--site", metavar="DIR", default=argparse.SUPPRESS, help=text)
         sub.add_argument("--threads", type=int, default=0, help="images at the same time (default: one per processor)")
         sub.add_argument("--refresh", action="store_true", help="build all anew, with the packages of today")
 
@@ -64,11 +66,12 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 
 
 def _options(args: argparse.Namespace) -> images.Options:
+    site = getattr(args, "site", None)
     return images.Options(
         release=args.release,
         images=args.images,
         extra=args.extra,
-        site=getattr(args, "site", None),
+        site=Path(site) if site else None,
         threads=getattr(args, "threads", 0),
         refresh=getattr(args, "refresh", False),
         keep_engine=args.keep_engine,
@@ -160,6 +163,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="kolla-salt")
     add_parser(parser.add_subparsers(required=True))
     args = parser.parse_args(["images", *(sys.argv[1:] if argv is None else argv)])
+    args.json = getattr(args, "json", False)
     try:
         return int(args.handler(args))
     except ImageError as error:

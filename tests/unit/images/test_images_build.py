@@ -239,6 +239,7 @@ def test_command_line(tmp_path):
     options = cli._options(args)
     assert (options.images, options.site, options.threads, args.json) == (["nova-api"], tmp_path, 3, True)
     assert parse("list").release == "2026.1"
+    assert not hasattr(parse("build"), "json") and cli._options(parse("build")).site is None
     assert parse("registry", "start", "--listen", "a:1", "--listen", "b:2").listen == ["a:1", "b:2"]
 
 
