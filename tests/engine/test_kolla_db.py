@@ -1,0 +1,308 @@
+"""The kolla_db functions against a real MariaDB server that runs as a plain process.
+
+The server is looked for on the PATH; KOLLA_SALT_TEST_MARIADB may name a folder with unpacked packages instead.
+"""
+
+import os
+import shutil
+import socket
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import pymysql
+import pytest
+from salt.exceptions import CommandExecutionError
+
+from kolla_salt.modules import kolla_db as module
+from kolla_salt.states import kolla_db as state
+
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(120)]
+
+ROOT_PASSWORD = "r00t pw'%s"
+ACCOUNT = {"database": "image_api", "user": "image", "password_secret": "image_database_password"}
+KOLLA = """
+settings:
+  database_address: {default: 127.0.0.1, type: string}
+  database_port: {default: 3306, type: int}
+"""
+
+
+class Server:
+    """A MariaDB server in a temporary directory that can be stopped and started."""
+
+    def __init__(self, folder: Path):
+        prefix = os.environ.get("KOLLA_SALT_TEST_MARIADB", "")
+        path = f"{prefix}/usr/sbin:{prefix}/usr/bin:{os.environ['PATH']}:/usr/sbin"
+        self.mariadbd, self.install = (shutil.which(name, path=path) for name in ("mariadbd", "mariadb-install-db"))
+        if not self.mariadbd or not self.install:
+            pytest.skip("no MariaDB server here (package mariadb-server-core)")
+        self.basedir = str(Path(self.mariadbd).parent.parent)
+        libraries = f"{prefix}/usr/lib/x86_64-linux-gnu" if prefix else ""
+        self.env = {**os.environ, "PATH": path, "LD_LIBRARY_PATH": libraries}
+        self.data, self.log = folder / "data", folder / "log"
+        self.socket = folder / "s"
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.process = None
+
+    def prepare(self):
+        subprocess.run(
+            [
+                self.install, "--no-defaults", f"--basedir={self.basedir}", f"--datadir={self.data}", "--user=root",
+                "--auth-root-authentication-method=normal", "--skip-test-db", "--force",
+            ],
+            env=self.env, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+
+    def start(self):
+        with open(self.log, "ab") as log:
+            self.process = subprocess.Popen(
+                [
+                    self.mariadbd, "--no-defaults", f"--basedir={self.basedir}", f"--datadir={self.data}",
+                    "--user=root", f"--socket={self.socket}", "--bind-address=127.0.0.1", f"--port={self.port}",
+                    "--innodb-buffer-pool-size=16M", "--innodb-log-file-size=8M", "--skip-name-resolve",
+                    "--character-set-server=utf8mb4",
+                ],
+                env=self.env, stdout=log, stderr=log,
+            )  # fmt: skip
+
+    def stop(self):
+        if self.process:
+            self.process.terminate()
+            self.process.wait(30)
+            self.process = None
+
+    def root(self, sql, *values, password=ROOT_PASSWORD):
+        connection = pymysql.connect(unix_socket=str(self.socket), user="root", password=password, autocommit=True)
+        with connection, connection.cursor() as cursor:
+            cursor.execute(sql, values or None)
+            return cursor.fetchall()
+
+    def login(self, user, password, database=None):
+        pymysql.connect(host="127.0.0.1", port=self.port, user=user, password=password, database=database).close()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    server = Server(tmp_path_factory.mktemp("db"))
+    server.prepare()
+    server.start()
+    try:
+        for _ in range(100):
+            try:
+                server.root("ALTER USER root@localhost IDENTIFIED BY %s", ROOT_PASSWORD, password="")
+                break
+            except pymysql.OperationalError:
+                time.sleep(0.2)
+        server.root("CREATE OR REPLACE USER root@'127.0.0.1' IDENTIFIED BY %s", ROOT_PASSWORD)
+        server.root("GRANT ALL ON *.* TO root@'127.0.0.1' WITH GRANT OPTION")
+        yield server
+    finally:
+        server.stop()
+
+
+class Host:
+    """The dunders of a minion whose site uses the server."""
+
+    def __init__(self, server, folder, monkeypatch):
+        self.monkeypatch = monkeypatch
+        (folder / "kolla").mkdir()
+        (folder / "kolla" / "service.yaml").write_text(KOLLA)
+        monkeypatch.setenv("KOLLA_SALT_FORMULA", str(folder))
+        monkeypatch.setenv("KOLLA_SALT_CACHE_DIR", str(folder / "cache"))
+        self.site = {
+            "globals": {"database_port": server.port},
+            "topology": {"hosts": {"node1": {"addresses": {"api": "127.0.0.1"}}}},
+            "passwords": {
+                "database_password": ROOT_PASSWORD,
+                "image_database_password": "image 'pw' %s \\",
+                "monitor_password": "m0nitor",
+            },
+        }
+        functions = {f"kolla_db.{name}": getattr(module, name) for name in ("diff", "create", "user_diff", "set_user")}
+        monkeypatch.setattr(state, "__salt__", functions, raising=False)
+        self.opts = {"id": "node1", "test": False}
+        self.new_job()
+
+    def new_job(self):
+        self.context = {}
+        for loaded in (module, state):
+            self.monkeypatch.setattr(loaded, "__opts__", self.opts, raising=False)
+            self.monkeypatch.setattr(loaded, "__context__", self.context, raising=False)
+            self.monkeypatch.setattr(loaded, "__pillar__", {"kolla": self.site}, raising=False)
+
+    def present(self, test=False, **changes):
+        self.opts["test"] = test
+        return state.database_present("image database", **{**ACCOUNT, **changes})
+
+
+@pytest.fixture
+def host(server, tmp_path, monkeypatch):
+    yield Host(server, tmp_path, monkeypatch)
+    if server.process is None:
+        server.start()
+        for _ in range(100):
+            try:
+                server.root("SELECT 1")
+                break
+            except pymysql.OperationalError:
+                time.sleep(0.2)
+    server.root("DROP DATABASE IF EXISTS image_api")
+    for user in ("image", "monitor", "haproxy"):
+        server.root("DROP USER IF EXISTS %s@'%%'", user)
+
+
+def test_a_database_is_predicted_created_and_then_left_alone(host, server):
+    predicted = host.present(test=True)
+    assert predicted["result"] is None
+    assert "image_api" not in module.databases()
+    real = host.present()
+    assert real["result"] is True, real["comment"]
+    assert real["changes"] == predicted["changes"]
+    assert set(real["changes"]) == {"schema", "user", "privileges"}
+    server.login("image", host.site["passwords"]["image_database_password"], "image_api")
+    assert server.root(
+        "SELECT DEFAULT_CHARACTER_SET_NAME FROM information_schema.SCHEMATA WHERE SCHEMA_NAME = 'image_api'"
+    ) == (("utf8mb3",),)
+    assert host.present() == {
+        "name": "image database", "result": True, "changes": {}, "comment": "image database is as declared",
+    }  # fmt: skip
+
+
+def test_the_account_cannot_see_schemas_with_a_similar_name(host, server):
+    host.present()
+    server.root("CREATE DATABASE imageXapi")
+    with pytest.raises(pymysql.OperationalError, match="1044"):
+        server.login("image", host.site["passwords"]["image_database_password"], "imageXapi")
+    server.root("DROP DATABASE imageXapi")
+
+
+def test_another_password_is_found_and_set_without_being_shown(host, server):
+    host.present()
+    host.site["passwords"]["image_database_password"] = "N3wPassword"
+    host.new_job()
+    predicted, real = host.present(test=True), host.present()
+    assert real["result"] is True
+    assert predicted["changes"] == real["changes"]
+    assert set(real["changes"]) == {"password"}
+    assert "N3wPassword" not in str(real)
+    server.login("image", "N3wPassword", "image_api")
+
+
+def test_missing_privileges_are_given_again(host, server):
+    host.present()
+    server.root("REVOKE ALL PRIVILEGES, GRANT OPTION FROM image@'%'")
+    server.root("GRANT SELECT ON image_api.* TO image@'%'")
+    real = host.present()
+    assert real["result"] is True
+    assert set(real["changes"]) == {"privileges"}
+    assert "SELECT" in real["changes"]["privileges"]["old"]
+    assert host.present()["changes"] == {}
+
+
+def test_grants_that_another_tool_made_are_good_enough(host, server):
+    """Such as `GRANT ALL ON image_api.*`, where the underscore is a wildcard."""
+    password = host.site["passwords"]["image_database_password"]
+    server.root("CREATE DATABASE image_api CHARACTER SET utf8mb4")
+    server.root("CREATE USER image@'%%' IDENTIFIED BY %s", password)
+    server.root("GRANT ALL PRIVILEGES ON image_api.* TO image@'%'")
+    assert host.present()["changes"] == {}
+
+
+def test_one_account_may_have_several_databases(host, server):
+    host.present()
+    other = host.present(database="image_cache")
+    assert set(other["changes"]) == {"schema", "privileges"}
+    assert host.present()["changes"] == {}
+    server.root("DROP DATABASE image_cache")
+
+
+def test_accounts_without_schema(host, server):
+    grants = {"*.*": "PROCESS, REPLICATION CLIENT"}
+    arguments = {"user": "monitor", "password_secret": "monitor_password", "grants": grants}
+    host.opts["test"] = True
+    predicted = state.user_present("monitor account", **arguments)
+    host.opts["test"] = False
+    real = state.user_present("monitor account", **arguments)
+    assert real["result"] is True, real["comment"]
+    assert predicted["changes"] == real["changes"]
+    server.login("monitor", "m0nitor")
+    assert state.user_present("monitor account", **arguments)["changes"] == {}
+    nothing = state.user_present("haproxy", {})
+    assert nothing["result"] is True, nothing["comment"]
+    server.login("haproxy", "")
+    assert state.user_present("haproxy", {})["changes"] == {}
+
+
+def test_a_wrong_administrator_password_says_which_one(host, server):
+    host.site["passwords"]["database_password"] = "Wr0ngPassword"
+    host.new_job()
+    for test in (True, False):
+        ret = host.present(test=test)
+        assert ret["result"] is False
+        assert "`database_password`" in ret["comment"]
+        assert "Wr0ngPassword" not in ret["comment"]
+
+
+def test_a_missing_secret_is_named(host):
+    ret = host.present(password_secret="image_database_pasword")
+    assert ret["result"] is False
+    assert "image_database_pasword" in ret["comment"]
+    assert "did you mean 'image_database_password'" in ret["comment"]
+
+
+def test_a_prediction_does_not_need_a_server(host, server):
+    server.stop()
+    predicted = host.present(test=True)
+    assert predicted["result"] is None
+    assert set(predicted["changes"]) == {"schema", "user", "privileges"}
+    assert "does not answer" in predicted["changes"]["schema"]["old"]
+
+
+def test_a_real_run_waits_for_the_server(host, server):
+    server.stop()
+    timer = threading.Timer(2, server.start)
+    timer.start()
+    ret = host.present()
+    timer.join()
+    assert ret["result"] is True, ret["comment"]
+    assert set(ret["changes"]) == {"schema", "user", "privileges"}
+
+
+def test_waiting_ends(host, server):
+    server.stop()
+    ret = host.present(timeout=2)
+    assert ret["result"] is False
+    assert "gave up after 2 seconds" in ret["comment"]
+    assert f"127.0.0.1:{server.port}" in ret["comment"]
+
+
+def test_a_connection_that_was_lost_within_a_job_is_made_again(host, server):
+    host.present()
+    for (thread,) in server.root("SELECT ID FROM information_schema.PROCESSLIST WHERE HOST LIKE '127.%'"):
+        server.root("KILL %s", thread)
+    assert host.present()["result"] is True
+
+
+def test_a_refused_statement_is_an_error_without_secrets(host):
+    with pytest.raises(CommandExecutionError, match="no list of privileges"):
+        module.set_user("monitor", {"*.*": "ALL; DROP DATABASE mysql"}, "monitor_password")
+    with pytest.raises(CommandExecutionError, match="1064|1149") as caught:
+        module.set_user("monitor", {"*.*": "NONSENSE PRIVILEGE"}, "monitor_password")
+    assert "m0nitor" not in str(caught.value)
+
+
+def test_version_and_status(host):
+    assert module.wait()[0].isdigit()
+    assert int(module.status("Uptime")["Uptime"]) >= 0
+
+
+def test_comparing_costs_a_few_milliseconds(host):
+    host.present()
+    start = time.perf_counter()
+    for _ in range(20):
+        host.present()
+    assert (time.perf_counter() - start) / 20 < 0.1
