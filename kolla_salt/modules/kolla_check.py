@@ -67,6 +67,10 @@ def survey(sls: Any, images: bool = True) -> dict[str, Any]:
                               "missing_images": [], "seconds": 0.0}
     if not sls:
         return report
+    for service in sls:
+        # What a member of a cluster has must be known before another one decides whether there is a cluster.
+        if f"kolla_{service}.announce" in __salt__:
+            __salt__[f"kolla_{service}.announce"]()
     returned = __salt__["state.sls"](",".join(sls), test=True, concurrent=True)
     # A prediction that fails is an answer, not a failed job.
     __context__["retcode"] = 0

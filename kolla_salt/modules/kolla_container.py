@@ -1299,6 +1299,26 @@ def exec_diff(
     return {"command": {"old": None, "new": f"{shown} (in {name})"}}
 
 
+def volume_path(name: str) -> str | None:
+    """Return the directory of a named volume on this host, or ``None`` if there is no such volume.
+
+    :param name: the volume
+    :raises CommandExecutionError: the engine does not answer
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt node1 kolla_container.volume_path mariadb
+    """
+    try:
+        return str(_engine().get(f"/volumes/{name}")["Mountpoint"])
+    except NotFound:
+        return None
+    except EngineError as error:
+        raise _failure(error, f"looking at volume {name}") from error
+
+
 _HEALTH = re.compile(r"\((?:health: )?(starting|healthy|unhealthy)\)")
 
 

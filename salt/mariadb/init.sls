@@ -1,1 +1,15 @@
 #!yaml|kolla
+
+# Only the first member of a cluster that does not exist yet makes a database; the others get it from it.
+bootstrap_mariadb:
+  kolla_mariadb.prepared:
+    - require:
+      - kolla_config: mariadb/config.json
+      - kolla_config: mariadb/galera.cnf
+    - require_in:
+      - kolla_container: mariadb
+
+mariadb is in its cluster:
+  kolla_mariadb.joined:
+    - require:
+      - kolla_container: mariadb
