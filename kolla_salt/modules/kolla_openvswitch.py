@@ -47,7 +47,7 @@ def switch(fresh: bool = True) -> dict[str, Any]:
 
     :param fresh: False: what this job read before, if nothing was changed since
     :returns: ``bridges`` (name -> datapath_type, fail_mode, ports), ``interfaces`` (name -> type, error),
-        ``external_ids``, ``other_config``, ``datapath_types``; all empty while the container does not run
+        ``external_ids``, ``other_config``, ``datapath_types``; in test mode all empty if the container does not run
     :raises CommandExecutionError: the switch does not answer
 
     CLI Example:
@@ -57,7 +57,8 @@ def switch(fresh: bool = True) -> dict[str, Any]:
         salt node1 kolla_openvswitch.switch
     """
     if fresh or CACHED not in __context__:
-        if __salt__["kolla_container.state"](CONTAINER) != "running":
+        # Only a prediction may find no switch.
+        if __opts__["test"] and __salt__["kolla_container.state"](CONTAINER) != "running":
             return EMPTY
         try:
             __context__[CACHED] = _openvswitch.parse(_vsctl(_openvswitch.READ))
