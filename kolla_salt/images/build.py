@@ -155,6 +155,9 @@ class Build:
                 self.out(f"{len(todo)} of {len(keys)} images of {self.release.tag} are to be built")
                 with engines.running(self.cache, self.options.keep_engine) as engine:
                     results = self._build(engine, keys, todo)
+                    if all(row.state in ("built", "pushed") for row in results.values()):
+                        # Images that these replaced; after a failure they still serve as a cache.
+                        engine.prune()
             return self._report(keys, set(todo), results, time.monotonic() - started)
 
     def _report(

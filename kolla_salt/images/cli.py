@@ -59,8 +59,8 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     sub = verb("list", _list, "list the images and whether the local registry has them")
     sub.add_argument("--all", action="store_true", help="also what the registry has beyond the list")
     verb("lock", _lock, "resolve the lock files of a release anew", engine=False)
-    sub = verb("registry", _registry, "start or stop the local registry, or say where it runs", engine=False)
-    sub.add_argument("action", choices=["start", "stop", "status"])
+    sub = verb("registry", _registry, "start, stop or clean the local registry, or say where it runs", engine=False)
+    sub.add_argument("action", choices=["start", "stop", "status", "clean"])
     sub.add_argument("--listen", action="append", metavar="HOST:PORT", help="may be given more than once")
     return parser
 
@@ -141,6 +141,12 @@ def _registry(args: argparse.Namespace) -> int:
         registry.ensure_running(args.listen)
     elif args.action == "stop":
         registry.stop()
+    elif args.action == "clean":
+        cache, address = Cache.default(), registry.ensure_running(registry.LOCAL)
+        with locked(cache.work / "lock", "cleaning the registry", wait=False):
+            freed = registry.clean(address, cache=cache)
+        if not args.json:
+            print(f"{megabytes(freed)} became free")
     addresses = registry.running()
     if args.json:
         print(json.dumps({"running": addresses}))

@@ -20,7 +20,7 @@ import yaml
 from kolla_salt.images.errors import ImageError
 from kolla_salt.images.places import Cache
 from kolla_salt.images.process import Daemon, locked
-from kolla_salt.images.tools import Tools
+from kolla_salt.images.tools import Tools, run
 
 LOCAL = "127.0.0.1:4000"
 BRIDGE = "10.99.0.1:4000"
@@ -130,6 +130,42 @@ def _ensure_one(listen: str, folder: Path, cache: Cache) -> None:
     daemon.start([program, "serve", str(file)], log, lambda: answers(listen), env=tools.env())
 
 
+def stale_tags(tags: dict[str, str]) -> list[str]:
+    """Return the digests that only key tags of former builds stand for.
+
+    :param tags: ``{tag: digest}`` of one repository; key tags begin with ``k-``.
+    """
+    used = {digest for tag, digest in tags.items() if not tag.startswith("k-")}
+    return sorted({digest for tag, digest in tags.items() if tag.startswith("k-") and digest not in used})
+
+
+def clean(address: str = LOCAL, *, cache: Cache | None = None) -> int:
+    """Remove the images that newer builds replaced; return the bytes that became free.
+
+    Nothing may be pushed meanwhile: hold the lock of the image work.
+
+    :raises ImageError: the registry does not run, or its tool fails.
+    """
+    cache = cache or Cache.default()
+    folder = cache.folder("registry")
+    registry = Registry(address)
+    for name, tags in registry.catalog().items():
+        digests = {tag: registry.digest(name, tag) or "" for tag in tags}
+        for digest in stale_tags(digests):
+            registry.delete(name, digest)
+    before = _disk_use(folder / "data")
+    tools = Tools(cache.tools)
+    program = tools.ensure("docker-registry")["docker-registry"]
+    file = _daemon(address, folder).marker
+    command = [program, "garbage-collect", "--delete-untagged", file]
+    run(command, "removing replaced images from the registry", env=tools.env(), timeout=1800)
+    return before - _disk_use(folder / "data")
+
+
+def _disk_use(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
 def running(data_dir: Path | str | None = None, *, cache: Cache | None = None) -> list[str]:
     """Return the addresses at which the registry runs."""
     folder = Path(data_dir) if data_dir else (cache or Cache.default()).folder("registry")
@@ -220,6 +256,13 @@ class Registry:
         if not found:
             return None
         return sum(layer["size"] for layer in json.loads(found[0]).get("layers", []))
+
+    def delete(self, repository: str, digest: str) -> None:
+        """Remove an image with all its tags; its content goes with the next :func:`clean`."""
+        try:
+            self._call("DELETE", f"{repository}/manifests/{digest}")
+        except OSError as error:
+            raise self._trouble(f"{repository}@{digest}", error) from error
 
     def add_tag(self, repository: str, tag: str, new: str) -> None:
         """Let another tag stand for the same image.

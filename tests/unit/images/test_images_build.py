@@ -206,6 +206,11 @@ def test_registry_configuration():
     assert "addr: 127.0.0.1:4000" in text and "rootdirectory: /data" in text
 
 
+def test_only_images_without_a_usual_tag_are_stale():
+    tags = {"2026.1-debian-trixie": "new", "k-1": "old", "k-2": "new", "k-3": "older"}
+    assert registry.stale_tags(tags) == ["old", "older"]
+
+
 def test_stale_pid_file_is_recognised(tmp_path):
     pidfile = tmp_path / "pid"
     daemon = Daemon("x", pidfile, str(tmp_path / "no-such-argument"))
