@@ -189,9 +189,10 @@ def expand(service: str, resolver: Resolver, role: str | None = None, facts: dic
         require += [{"kolla_container": other} for other in decl["containers"][container]["after"] if placed.get(other)]
         states[container] = _state(
             "kolla_container.running", {"name": container}, *({key: value} for key, value in spec.items()),
-            watch=[{"kolla_config": state_id} for state_id in files[container]],
-            require=require,
-            parallel=True if known is not None and container not in known else None,
+            **_requisites(
+                [{"kolla_config": state_id} for state_id in files[container]], require,
+                known is not None and container not in known,
+            ),
         )  # fmt: skip
     if primary and decl["keystone"].get("after_containers"):
         _registration(states, decl, resolver, [container for container, on in placed.items() if on])
@@ -211,6 +212,19 @@ def uninvolved(service: str, resolver: Resolver, role: str | None = None) -> str
     if (role == "primary" and not primary) or (role == "rest" and primary):
         return f"{service}: nothing for this host in the step of the {role}"
     return None
+
+
+def _requisites(watch: list[dict[str, str]], require: list[dict[str, str]], parallel: bool) -> dict[str, Any]:
+    """Return the requisites of a container's state.
+
+    A state with ``parallel`` only requires. Salt 3008 starts it a second time beside the first when something that it
+    watches has changed, because it takes the first for one without changes; and it forgets to wait for one kind of
+    requisite when another kind is met (`State.call_chunk`, `State._check_requisites`). Watching would tell it nothing:
+    what has never run here runs in any case.
+    """
+    if parallel:
+        return {"require": [*watch, *require], "parallel": True}
+    return {"watch": watch, "require": require}
 
 
 def _nothing(service: str, why: str) -> States:
@@ -292,9 +306,10 @@ def _primary_states(
             require.append({"kolla_keystone": keystone})
         states[step["name"]] = _state(
             "kolla_container.ran", {"name": step["name"]}, *({key: value} for key, value in spec.items()),
-            watch=[{"kolla_db": state_id} for state_id in databases],
-            require=require,
-            parallel=True if stamps is not None and step["name"] not in stamps else None,
+            **_requisites(
+                [{"kolla_db": state_id} for state_id in databases], require,
+                stamps is not None and step["name"] not in stamps,
+            ),
         )  # fmt: skip
         boots.append(step["name"])
     return boots
