@@ -323,9 +323,10 @@ def _current_security(inspect: dict[str, Any], image: dict[str, Any]) -> list[st
 
 def _current_devices(inspect: dict[str, Any], image: dict[str, Any]) -> list[str] | None:
     devices = _get(inspect, "HostConfig.Devices") or []
-    return sorted(
-        f"{d['PathOnHost']}:{d['PathInContainer']}:{d.get('CgroupPermissions') or 'rwm'}" for d in devices
-    ) or None
+    return (
+        sorted(f"{d['PathOnHost']}:{d['PathInContainer']}:{d.get('CgroupPermissions') or 'rwm'}" for d in devices)
+        or None
+    )
 
 
 def _write_devices(body: dict[str, Any], value: list[str]) -> None:
@@ -354,9 +355,7 @@ def _engine_policy(value: str) -> dict[str, Any]:
 
 def _current_ulimits(inspect: dict[str, Any], image: dict[str, Any]) -> dict[str, list[int]] | None:
     limits = _get(inspect, "HostConfig.Ulimits") or []
-    return {
-        str(item["Name"]).lower().removeprefix("rlimit_"): [item["Soft"], item["Hard"]] for item in limits
-    } or None
+    return {str(item["Name"]).lower().removeprefix("rlimit_"): [item["Soft"], item["Hard"]] for item in limits} or None
 
 
 def _write_ulimits(body: dict[str, Any], value: dict[str, list[int]]) -> None:
@@ -422,9 +421,7 @@ _ALL_FIELDS = (
         lambda inspect, image: _beyond(environment_of(inspect["Config"]), environment_of(image)),
         lambda body, value: _put(body, "Env", [f"{key}={text}" for key, text in value.items()]),
     ),
-    Field(
-        "volumes", _volumes, _current_volumes, lambda body, value: _put(body, "HostConfig.Binds", list(value))
-    ),
+    Field("volumes", _volumes, _current_volumes, lambda body, value: _put(body, "HostConfig.Binds", list(value))),
     _simple("tmpfs", _tmpfs, "HostConfig.Tmpfs"),
     _simple("privileged", _flag, "HostConfig.Privileged"),
     _simple("cap_add", _capabilities, "HostConfig.CapAdd"),
@@ -806,9 +803,7 @@ def _scrubbed(value: Any, secrets: Iterable[str]) -> Any:
     return value
 
 
-def _shown_environment(
-    old: dict[str, str], new: dict[str, str], spec: Spec, secrets: Iterable[str]
-) -> dict[str, Any]:
+def _shown_environment(old: dict[str, str], new: dict[str, str], spec: Spec, secrets: Iterable[str]) -> dict[str, Any]:
     shown_old, shown_new = {}, {}
     for key in sorted({**old, **new}):
         if old.get(key) == new.get(key):

@@ -119,8 +119,6 @@ def _fields(changes: Changes) -> str:
 
 
 def _details(changes: Changes) -> str:
-    parts = [
-        f"{field} is {value.get('old')!r}, declared is {value.get('new')!r}" for field, value in changes.items()
-    ]
+    parts = [f"{field} is {value.get('old')!r}, declared is {value.get('new')!r}" for field, value in changes.items()]
     text = "; ".join(parts)
     return text if len(text) <= 2000 else text[:2000] + " ..."

@@ -221,9 +221,7 @@ def _judge(
         raise _failure(error, f"comparing container {name} with its declaration") from error
 
 
-def _judged(
-    engine: Engine, wanted: _container.Spec, expected_files: set[str], restart_for: list[str]
-) -> _Verdict:
+def _judged(engine: Engine, wanted: _container.Spec, expected_files: set[str], restart_for: list[str]) -> _Verdict:
     inspect = engine.container(wanted.name)
     image = engine.image(wanted.image)
     verdict = _Verdict(wanted, inspect)
@@ -576,9 +574,7 @@ def wait_healthy(name: str, timeout: float = READY_TIMEOUT) -> float:
     return _wait(name, timeout, None, check)
 
 
-def _wait(
-    name: str, timeout: float, log_dir: str | None, check: Callable[[dict[str, Any]], str | None]
-) -> float:
+def _wait(name: str, timeout: float, log_dir: str | None, check: Callable[[dict[str, Any]], str | None]) -> float:
     engine = _engine()
     began = time.monotonic()
     first = None
@@ -953,7 +949,9 @@ def reload(name: str, **spec: Any) -> bool:
     if not wanted.reload:
         raise SaltInvocationError(f"reloading container {name}: its declaration has no `reload`; restart it instead")
     inspect = _required(name, "reloading")
-    _perform(_Verdict(wanted, inspect, action="reload"))
+    verdict = _Verdict(wanted, inspect)
+    verdict.action = "reload"
+    _perform(verdict)
     return True
 
 

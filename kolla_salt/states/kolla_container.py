@@ -12,7 +12,6 @@
 
 from __future__ import annotations
 
-import os.path
 from typing import Any
 
 from salt.exceptions import SaltInvocationError
