@@ -6,11 +6,12 @@
 # The order is that of kolla.plan (salt-run kolla.plan shows it): waves of services whose requirements are met, in each
 # wave the primary hosts, then the others. A failure stops what requires the failed service; the rest goes on.
 {%- set run = salt['pillar.get']('kolla_run', {}) %}
-{%- set steps = salt['saltutil.runner']('kolla.plan', kwarg={'verb': run.verb | default('deploy'), 'services': run.services | default(none)}) %}
+{%- set verb = run.verb | default(verb | default('deploy')) %}
+{%- set steps = salt['saltutil.runner']('kolla.plan', kwarg={'verb': verb, 'services': run.services | default(none)}) %}
 
 See who answers and what is to be done:
   kolla_run.begun:
-    - verb: {{ run.verb | default('deploy') }}
+    - verb: {{ verb }}
     - run_id: {{ run.id | default('') | tojson }}
     - every: {{ run.every | default(false) | tojson }}
     - hosts: {{ run.hosts | default(none) | tojson }}

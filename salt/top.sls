@@ -3,6 +3,6 @@
 base:
   'I@kolla:topology':
     - match: compound
-{%- for name in salt['kolla_check.services']() %}
+{%- for name in salt['kolla_node.services']() %}
     - {{ name }}
 {%- endfor %}

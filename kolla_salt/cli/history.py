@@ -63,7 +63,11 @@ def show_one(args: argparse.Namespace) -> int:
     header, steps = record.header(), list(record.steps())
     timing = progress.timing_table(steps)
     if args.json:
-        print(json.dumps({"ok": True, **header, "plan": record.plan(), "steps": steps, "timing": timing}, indent=1, default=str))
+        print(
+            json.dumps(
+                {"ok": True, **header, "plan": record.plan(), "steps": steps, "timing": timing}, indent=1, default=str
+            )
+        )
         return 0
     print(f"{header['verb']} of {header.get('site')} (digest {header.get('site_digest')}, kolla-salt {header.get('version')})\n"
           f"by {header.get('who')} on {header.get('where')}, {_when(header['started'])} to {_when(header.get('finished')) or '?'}: "

@@ -16,7 +16,9 @@ def add_parser(subparsers: Any) -> None:
     """Add the verbs of this module."""
     parser = subparsers.add_parser("init")
     parser.add_argument("directory", nargs="?", metavar="DIR", help="where to write it (default: the site's folder)")
-    parser.add_argument("--multinode", action="store_true", help="three controllers and two compute hosts instead of one host")
+    parser.add_argument(
+        "--multinode", action="store_true", help="three controllers and two compute hosts instead of one host"
+    )
     parser.set_defaults(handler=init)
 
     parser = subparsers.add_parser("genpwd")
@@ -32,7 +34,9 @@ def add_parser(subparsers: Any) -> None:
 
     parser = subparsers.add_parser("import")
     parser.add_argument("--globals", default="/etc/kolla/globals.yml", metavar="FILE", help="(default: %(default)s)")
-    parser.add_argument("--passwords", default="/etc/kolla/passwords.yml", metavar="FILE", help="(default: %(default)s)")
+    parser.add_argument(
+        "--passwords", default="/etc/kolla/passwords.yml", metavar="FILE", help="(default: %(default)s)"
+    )
     parser.add_argument("--inventory", required=True, metavar="FILE", help="the inventory, INI form")
     parser.add_argument("--config", metavar="DIR", help="folder of overrides (default: config/ beside globals.yml)")
     parser.set_defaults(handler=import_site)
@@ -84,7 +88,9 @@ def genpwd(args: argparse.Namespace) -> int:
 
     path = Path(args.passwords) if args.passwords else place.site(args) / "passwords.yml"
     if not path.parent.is_dir():
-        raise CliError(f"making passwords in {path}: the folder does not exist; 'kolla-salt init {path.parent}' makes a site")
+        raise CliError(
+            f"making passwords in {path}: the folder does not exist; 'kolla-salt init {path.parent}' makes a site"
+        )
     try:
         report = passwords.generate(path, declarations.load())
     except passwords.PasswordError as error:
@@ -107,7 +113,9 @@ def mergepwd(args: argparse.Namespace) -> int:
     try:
         old, new = passwords.read(Path(args.old)), passwords.read(Path(args.new))
         # An empty entry of the old file says nothing; a new value must not be lost to it.
-        merged = passwords.merge({name: value for name, value in old.items() if value not in (None, "")}, new, args.clean)
+        merged = passwords.merge(
+            {name: value for name, value in old.items() if value not in (None, "")}, new, args.clean
+        )
     except passwords.PasswordError as error:
         raise CliError(str(error)) from error
     passwords.write(Path(args.final), passwords.dump(merged))

@@ -46,7 +46,9 @@ def changes(fields: Mapping[str, Any], indent: str = "      ", width: int = 160)
                 text = new if isinstance(new, str) and new.startswith(("---", "@@")) else None
                 lines.append(f"{indent}{field}:")
                 if text is None:
-                    body = [f"-{line}" for line in str(old or "").splitlines()] + [f"+{line}" for line in str(new or "").splitlines()]
+                    body = [f"-{line}" for line in str(old or "").splitlines()] + [
+                        f"+{line}" for line in str(new or "").splitlines()
+                    ]
                 else:
                     body = text.splitlines()
                 lines += [f"{indent}  {line[:width]}" for line in body]
@@ -98,7 +100,7 @@ def timings(timing: Mapping[str, Any], width: int | None = None) -> str:
         row = [wave["wave"], services, f"{wave['seconds']:.1f}"]
         row += [f"{wave['hosts'][host]:.1f}" if host in wave["hosts"] else None for host in shown]
         if rest:
-            row.append(f"{max((wave['hosts'].get(host, 0.0) for host in rest)):.1f}")
+            row.append(f"{max(wave['hosts'].get(host, 0.0) for host in rest):.1f}")
         rows.append(row)
     header = ["wave", "services", "seconds", *shown, *([f"slowest of {len(rest)} more"] if rest else [])]
     text = table(header, rows, right=[0, *range(2, len(header))])
@@ -168,7 +170,9 @@ class LiveView:
         elif kind == "started":
             step = self.state.steps[self.state.current]
             services = ", ".join(step.services)
-            self.line(f"{self._title(step)}  {services}" if services else f"{self._title(step)} on {', '.join(step.hosts)}")
+            self.line(
+                f"{self._title(step)}  {services}" if services else f"{self._title(step)} on {', '.join(step.hosts)}"
+            )
         elif kind == "ended":
             self._ended(self.state.steps[data["id"]])
 

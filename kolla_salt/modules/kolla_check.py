@@ -1,18 +1,25 @@
-"""What a host says about itself before something is done to it: dry run, images, prechecks. Changes nothing but images."""
+"""Gather what says whether this host can be deployed to, and judge it. Changes nothing."""
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+import importlib.util
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import time
+from pathlib import Path
 from typing import Any
 
 from salt.exceptions import CommandExecutionError
 
-from kolla_salt import __version__, outcome, plan, runtime
+from kolla_salt import __version__, prechecks, runtime
+from kolla_salt.context import to_bool
+from kolla_salt.engine import SOCKETS, Engine, EngineError
 
 __virtualname__ = "kolla_check"
-#: A return over 1 MB is cut by Salt; a host's dry run stays far below it.
-_LARGEST = 400_000
-_LONGEST = 1_500
 
 
 def __virtual__() -> str:
@@ -26,120 +33,359 @@ def _resolver() -> Any:
         raise CommandExecutionError(str(exc)) from exc
 
 
-def services() -> list[str]:
-    """Return the SLS of everything that belongs on this host, in the order of the waves.
+def host() -> dict[str, Any]:
+    """Return every finding about this host, and what the master compares between hosts.
+
+    :returns: ``findings`` (list of host, check, level, found, expected, mend), ``version``, ``time``, ``addresses``,
+        ``answers`` (VIPs that answer a ping from here).
+    :raises CommandExecutionError: the site's options cannot be resolved for this host.
 
     CLI Example:
 
     .. code-block:: bash
 
-        salt node1 kolla_check.services
+        salt '*' kolla_check.host
     """
-    if "kolla" not in __pillar__:
-        return []
     resolver = _resolver()
-    found: list[str] = []
-    for wave in plan.waves(resolver):
-        here = [name for name in wave if name == "kolla" or resolver.placed(name)]
-        found += here
-        found += [sls for name in here if resolver.is_primary(name) for sls in resolver.declarations[name]["finish"]]
+    name = resolver.host
+    links = interfaces()
+    container_ids, version, error = _engine_facts(resolver)
+    findings = prechecks.engine(name, _value(resolver, "container_engine", "docker"), version, error)
+    findings += prechecks.libraries(name, [lib for lib in prechecks.LIBRARIES if importlib.util.find_spec(lib) is None])
+    findings += prechecks.ports(name, _wanted_ports(resolver), listening(container_ids))
+    groups = [
+        group for group in ("control", "network", "compute", "storage", "monitoring") if name in resolver.hosts(group)
+    ]
+    findings += prechecks.resources(name, groups, resources())
+    wanted, addresses = _wanted_interfaces(resolver, groups)
+    findings += prechecks.interfaces(name, wanted, addresses, links)
+    topology = {other: resolver.address("api", other) for other in resolver.topology_hosts}
+    findings += prechecks.names(name, {other: _resolve(other) for other in topology}, topology,
+                                to_bool(_value(resolver, "customize_etc_hosts", False)))  # fmt: skip
+    findings += prechecks.kernel(name, _wanted_kernel(resolver, groups), kernel())
+    own = sorted(address for link in links.values() for address in link["addresses"])
+    vips = {str(resolver.value(option)) for option in ("internal_vip_address", "external_vip_address")} - set(own)
+    return {
+        "findings": [finding.as_dict() for finding in findings],
+        "version": __version__,
+        "time": time.time(),
+        "addresses": own,
+        "answers": sorted(vip for vip in vips if _pings(vip)),
+    }
+
+
+def _value(resolver: Any, name: str, default: Any) -> Any:
+    return resolver.value(name) if name in resolver.settings else default
+
+
+def _engine_facts(resolver: Any) -> tuple[dict[str, str], str | None, str]:
+    """Return the ids of all containers (id -> name), the engine's version, and what went wrong."""
+    kind = _value(resolver, "container_engine", "docker")
+    where = (
+        _value(resolver, "container_engine_socket", None)
+        or __opts__.get("kolla_container_engine_socket")
+        or SOCKETS[kind]
+    )
+    engine = Engine(where if "://" in where else f"unix://{where}", timeout=20)
+    try:
+        ids = {item["Id"]: name for name, item in engine.containers().items()}
+        return ids, str(engine.info().get("ServerVersion") or ""), ""
+    except EngineError as error:
+        return {}, None, str(error)
+    finally:
+        engine.close()
+
+
+def _wanted_ports(resolver: Any) -> list[dict[str, Any]]:
+    address = resolver.address("api")
+    return [
+        {"port": int(entry["port"]), "service": entry["service"], "address": address}
+        for entry in resolver.catalogue["ports"] if resolver.host in resolver.hosts(entry["group"])
+    ]  # fmt: skip
+
+
+def listening(container_ids: dict[str, str] | None = None) -> list[dict[str, Any]]:
+    """Return the listening TCP sockets of this host: port, address, pid, program, container.
+
+    :param container_ids: id -> name of containers, to tell whose process it is.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt node1 kolla_check.listening
+    """
+    sockets: dict[str, dict[str, Any]] = {}
+    for name, family in (("tcp", socket.AF_INET), ("tcp6", socket.AF_INET6)):
+        try:
+            lines = Path(f"/proc/net/{name}").read_text().splitlines()[1:]
+        except FileNotFoundError:
+            continue  # no IPv6
+        for line in lines:
+            fields = line.split()
+            if fields[3] == "0A":
+                address, port = fields[1].split(":")
+                sockets[fields[9]] = {"port": int(port, 16), "address": _address(address, family), "pid": None,
+                                      "program": None, "container": None}  # fmt: skip
+    for link in Path("/proc").glob("[0-9]*/fd/*"):
+        try:
+            target = os.readlink(link)
+        except OSError:
+            continue  # the process or descriptor is gone
+        if target.startswith("socket:[") and (found := sockets.get(target[8:-1])) and not found["pid"]:
+            process = link.parents[1]
+            found["pid"] = int(process.name)
+            try:
+                found["program"] = (process / "comm").read_text().strip()
+                groups = (process / "cgroup").read_text()
+            except OSError:
+                continue
+            ids = re.findall(r"[0-9a-f]{64}", groups)
+            found["container"] = (
+                next((container_ids[i] for i in ids if i in container_ids), None) if container_ids else None
+            )
+    return sorted(sockets.values(), key=lambda entry: entry["port"])
+
+
+def _address(text: str, family: int) -> str:
+    """Return an address of /proc/net/tcp, which is written in words of the machine's byte order."""
+    data = bytes.fromhex(text)
+    data = b"".join(data[i : i + 4][::-1] for i in range(0, len(data), 4))
+    address = socket.inet_ntop(family, data)
+    return address.removeprefix("::ffff:") if "." in address else address
+
+
+def resources() -> dict[str, Any]:
+    """Return memory and free disk in GiB, the folder that was looked at, and the number of processors.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' kolla_check.resources
+    """
+    total = re.search(r"MemTotal:\s+(\d+) kB", Path("/proc/meminfo").read_text())
+    path = next(p for p in ("/var/lib/docker", "/var/lib/containers", "/var/lib", "/") if os.path.isdir(p))
+    return {
+        "memory": int(total.group(1)) / 2**20 if total else 0.0,
+        "disk_free": shutil.disk_usage(path).free / 2**30,
+        "disk_path": path,
+        "cpus": len(os.sched_getaffinity(0)),
+    }
+
+
+def interfaces() -> dict[str, dict[str, Any]]:
+    """Return the network interfaces of this host: name -> ``up``, ``addresses``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' kolla_check.interfaces
+    """
+    done = subprocess.run(["ip", "-json", "address", "show"], capture_output=True, text=True, timeout=20, check=False)
+    if done.returncode != 0:
+        raise CommandExecutionError(
+            f"running 'ip -json address show': exit status {done.returncode}: {done.stderr.strip()}; "
+            "it comes with the package iproute2"
+        )
+    return {
+        link["ifname"]: {
+            "up": "UP" in link["flags"],
+            "addresses": [entry["local"] for entry in link.get("addr_info", [])],
+        }
+        for link in json.loads(done.stdout)
+    }
+
+
+def _wanted_interfaces(resolver: Any, groups: list[str]) -> tuple[dict[str, str], dict[str, tuple[str, str]]]:
+    wanted: dict[str, str] = {}
+    addresses: dict[str, tuple[str, str]] = {}
+    given = (resolver.topology_hosts[resolver.host] or {}).get("addresses") or {}
+    for network in ("api", "tunnel", "migration", "storage"):
+        option = f"{network}_interface"
+        if network in given and option in resolver.settings:
+            wanted[option] = str(resolver.value(option))
+            addresses[network] = (option, str(given[network]))
+    if "neutron_external_interface" in resolver.settings and "network" in groups:
+        value = resolver.value("neutron_external_interface")
+        for name in value.split(",") if isinstance(value, str) else value or []:
+            wanted["neutron_external_interface"] = str(name).strip()
+    return wanted, addresses
+
+
+def _resolve(name: str) -> list[str]:
+    try:
+        return sorted({str(info[4][0]) for info in socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)})
+    except socket.gaierror:
+        return []
+
+
+def _wanted_kernel(resolver: Any, groups: list[str]) -> dict[str, str]:
+    needs = {"overlayfs": "the engine's storage", "shared mounts": "volumes that containers share"}
+    if {"network", "compute"} & set(groups):
+        needs |= {"tun": "network devices of servers", "network namespaces": "routers and DHCP"}
+        if _value(resolver, "ovs_datapath", "") == "system":
+            needs["openvswitch"] = "virtual networks"
+    if "compute" in groups and _value(resolver, "nova_compute_virt_type", "") == "kvm":
+        needs["kvm"] = "servers"
+    return needs
+
+
+def kernel() -> dict[str, bool]:
+    """Return which kernel features that deploying may need are there.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' kolla_check.kernel
+    """
+    filesystems = Path("/proc/filesystems").read_text().split()
+    mounts = [line.split() for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    root = next((fields for fields in mounts if fields[4] == "/"), [])
+    return {
+        "overlayfs": "overlay" in filesystems or _module("overlay"),
+        "openvswitch": Path("/sys/module/openvswitch").exists() or _module("openvswitch"),
+        "kvm": os.path.exists("/dev/kvm"),
+        "tun": os.path.exists("/dev/net/tun") or _module("tun"),
+        "network namespaces": os.path.exists("/proc/self/ns/net"),
+        "shared mounts": any(field.startswith("shared:") for field in root[6:]),
+    }
+
+
+def _module(name: str) -> bool:
+    """Return whether the kernel's module could be loaded."""
+    modprobe = shutil.which("modprobe")
+    if not modprobe:
+        return False
+    return subprocess.run([modprobe, "-n", "-q", name], capture_output=True, timeout=10, check=False).returncode == 0
+
+
+def _pings(address: str) -> bool:
+    """Return whether an address answers one echo request within a second; False without the program ``ping``."""
+    ping = shutil.which("ping")
+    if not ping:
+        return False
+    return (
+        subprocess.run([ping, "-c", "1", "-W", "1", address], capture_output=True, timeout=5, check=False).returncode
+        == 0
+    )
+
+
+# --- a running cloud ------------------------------------------------------------------------------------------------
+
+
+def endpoints(timeout: float = 5.0) -> list[dict[str, Any]]:
+    """Return whether each load-balancer entry answers through its VIP, asked from this host.
+
+    :param timeout: seconds per entry.
+    :returns: list of entry, url, ok, said, seconds.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt node1 kolla_check.endpoints
+    """
+    from concurrent.futures import ThreadPoolExecutor
+
+    import requests
+
+    resolver = _resolver()
+    wanted: list[tuple[str, str, str]] = []
+    for entry in resolver.catalogue["load_balancer"]:
+        for side in ("internal", "external"):
+            if not entry[side]:
+                continue
+            url = resolver.endpoint(entry["entry"], side if side == "internal" else "public")
+            if (entry["entry"], url) not in [(name, known) for name, known, _ in wanted]:
+                wanted.append((entry["entry"], url, entry["mode"]))
+    authority = _value(resolver, "openstack_cacert", "") or True
+    verify = authority if authority is True or os.path.exists(authority) else True
+
+    def ask(item: tuple[str, str, str]) -> dict[str, Any]:
+        name, url, mode = item
+        began = time.monotonic()
+        try:
+            if mode == "http":
+                status = requests.get(url, timeout=timeout, verify=verify, allow_redirects=False).status_code
+                ok, said = status < 500, f"HTTP status {status}"
+            else:
+                place, port = url.split("://", 1)[1].rsplit(":", 1)
+                socket.create_connection((place.strip("[]"), int(port)), timeout=timeout).close()
+                ok, said = True, "connected"
+        except (requests.RequestException, OSError) as error:
+            ok, said = False, str(error)
+        return {"entry": name, "url": url, "ok": ok, "said": said, "seconds": round(time.monotonic() - began, 3)}
+
+    with ThreadPoolExecutor(max_workers=16) as pool:
+        return list(pool.map(ask, wanted))
+
+
+def agents() -> list[dict[str, Any]]:
+    """Return the agents and workers that OpenStack's services report, asked with the administrator's account.
+
+    :returns: list of service type, agent, host, ok, said.
+    :raises CommandExecutionError: the identity service does not answer, or this host has not got the password.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt node1 kolla_check.agents
+    """
+    from keystoneauth1 import exceptions, session
+    from keystoneauth1.identity import v3
+
+    resolver = _resolver()
+    password = (runtime.pillar(__pillar__, "kolla") or {}).get("passwords", {}).get("keystone_admin_password")
+    if not password:
+        raise CommandExecutionError(
+            f"asking for agents on {__opts__['id']}: its pillar has no keystone_admin_password; "
+            "expected on the first controller. kolla-salt genpwd makes it"
+        )
+    url = f"{resolver.endpoint(_identity_entry(resolver))}/v3"
+    user = _value(resolver, "keystone_admin_user", "admin")
+    auth = v3.Password(auth_url=url, username=user, password=password,
+                       project_name=_value(resolver, "keystone_admin_project", "admin"), user_domain_id="default",
+                       project_domain_id="default")  # fmt: skip
+    authority = _value(resolver, "openstack_cacert", "")
+    client = session.Session(auth=auth, verify=authority if authority and os.path.exists(authority) else True)
+    found: list[dict[str, Any]] = []
+    queries = (
+        ("compute", "/os-services", "services", lambda a: (a["binary"], a["host"], a["state"] == "up")),
+        ("network", "/v2.0/agents", "agents", lambda a: (a["binary"], a["host"], a["alive"])),
+        (
+            "orchestration",
+            "/services",
+            "services",
+            lambda a: (f"{a['binary']} {a['engine_id'][:8]}", a["host"], a["status"] == "up"),
+        ),
+        ("block-storage", "/os-services", "services", lambda a: (a["binary"], a["host"], a["state"] == "up")),
+    )
+    try:
+        catalogue = {entry["type"] for entry in auth.get_access(client).service_catalog.catalog}
+        for kind, path, key, read in queries:
+            if kind not in catalogue:
+                continue
+            answer = client.get(
+                path, endpoint_filter={"service_type": kind, "interface": "internal"}, timeout=15
+            ).json()
+            for agent in answer[key]:
+                name, where, ok = read(agent)
+                found.append(
+                    {"service": kind, "agent": name, "host": where, "ok": bool(ok), "said": "up" if ok else "down"}
+                )
+    except exceptions.ClientException as error:
+        raise CommandExecutionError(f"asking OpenStack at {url} for its agents: {error}") from error
     return found
 
 
-def survey(sls: Any, images: bool = True) -> dict[str, Any]:
-    """Return what a run would do on this host, all services in one dry run.
-
-    :param sls: names of the SLS files (list), or a mapping host -> names of which this host takes its own.
-    :param images: also look which images are missing.
-    :returns: ``version``; ``states``: what would change (``id``, ``sls``, ``function``, ``changes``, secrets masked);
-        ``failed``: states that could not be predicted; ``errors``: why nothing could be rendered at all; ``total``;
-        ``missing_images``.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt node1 kolla_check.survey '[keystone, glance]'
-    """
-    if isinstance(sls, dict):
-        sls = sls.get(__opts__["id"], [])
-    report: dict[str, Any] = {"version": __version__, "states": [], "failed": [], "errors": [], "total": 0,
-                              "missing_images": [], "seconds": 0.0}
-    if not sls:
-        return report
-    for service in sls:
-        # What a member of a cluster has must be known before another one decides whether there is a cluster.
-        if f"kolla_{service}.announce" in __salt__:
-            __salt__[f"kolla_{service}.announce"]()
-    returned = __salt__["state.sls"](",".join(sls), test=True, concurrent=True)
-    # A prediction that fails is an answer, not a failed job.
-    __context__["retcode"] = 0
-    if not isinstance(returned, dict):
-        report["errors"] = [str(line) for line in returned] if isinstance(returned, list) else [str(returned)]
-        return report
-    found = outcome.read(__opts__["id"], returned)
-    size = 0
-    for change in found.changed:
-        entry = {"id": change.id, "sls": change.sls, "function": change.function, "comment": change.comment[:500],
-                 "changes": outcome.cut(change.changes, _LONGEST)}
-        size += len(str(entry))
-        if size > _LARGEST:
-            entry["changes"] = {field: {"old": "[not shown]", "new": "[not shown]"} for field in change.changes}
-        report["states"].append(entry)
-    report["failed"] = [vars(failure) for failure in found.failed]
-    report["total"], report["seconds"] = found.total, round(found.seconds, 3)
-    if images:
-        report["missing_images"] = missing_images()
-    return report
-
-
-def missing_images() -> list[str]:
-    """Return the images that the containers of this host need and the engine does not have.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt node1 kolla_check.missing_images
-    """
-    wanted = __salt__["kolla.images"]()
-    try:
-        return list(__salt__["kolla_container.images_missing"](wanted))
-    except CommandExecutionError:
-        # No engine yet: nothing is there. Whoever starts containers says what is wrong with the engine.
-        return wanted
-
-
-def pull(images: Any = None, threads: int = 4) -> dict[str, Any]:
-    """Fetch images, several at once.
-
-    :param images: references (list), or a mapping host -> references of which this host takes its own; default: those
-        that are missing.
-    :param threads: how many at once; layers come one after the other within an image, so four keep a link busy.
-    :returns: ``pulled`` (references) and ``failed`` (reference -> what the engine said).
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' kolla_check.pull
-    """
-    if isinstance(images, dict):
-        images = images.get(__opts__["id"], [])
-    wanted = missing_images() if images is None else list(images)
-    failed: dict[str, str] = {}
-    pulled: list[str] = []
-
-    def fetch(reference: str) -> None:
-        try:
-            __salt__["kolla_container.pull"](reference)
-            pulled.append(reference)
-        except CommandExecutionError as error:
-            failed[reference] = str(error)
-
-    if wanted:
-        # The first one alone: it loads the engine's client, which is not safe to do in several threads at once.
-        fetch(wanted[0])
-        with ThreadPoolExecutor(max_workers=max(1, threads)) as pool:
-            list(pool.map(fetch, wanted[1:]))
-    return {"pulled": sorted(pulled), "failed": failed}
+def _identity_entry(resolver: Any) -> str:
+    """Return the load-balancer entry of the identity service."""
+    for decl in resolver.declarations.values():
+        for service in decl["keystone"].get("services", []) if decl["keystone"] else []:
+            if service.get("type") == "identity":
+                return str(service["entry"])
+    raise CommandExecutionError("looking for the identity service: no enabled service declares one of type 'identity'")

@@ -15,7 +15,7 @@ import salt.config
 import salt.utils.event
 from salt.exceptions import CommandExecutionError
 
-from kolla_salt import __version__, declarations, outcome, paths, runs
+from kolla_salt import __version__, declarations, outcome, runs
 from kolla_salt import site as sites
 from kolla_salt.context import Resolver
 from kolla_salt.steps import Progress, service_of, sls_by_host, to_do
@@ -129,19 +129,33 @@ def begin(verb: str, steps: Any, run_id: str = "", every: bool = False, hosts: A
         steps = [{**step, "minions": [name for name in step["minions"] if name in hosts]} for step in steps]
         steps = [step for step in steps if step["minions"]]
     if not steps:
-        raise CommandExecutionError(f"planning {verb}: no enabled service is placed on "
-                                    f"{', '.join(hosts) if hosts else 'any host'}; see topology.yml in {directory}")
+        raise CommandExecutionError(
+            f"planning {verb}: no enabled service is placed on "
+            f"{', '.join(hosts) if hosts else 'any host'}; see topology.yml in {directory}"
+        )
     resolver = Resolver(decls, site.as_pillar(), next(iter(site.topology["hosts"])))
     services = list(dict.fromkeys(service_of(sls) for step in steps for sls in step["sls"]))
     progress = Progress(
         requires={name: decls[name]["requires"] for name in decls},
         primaries={name: resolver.service_hosts(name)[0] for name in services if name in decls},
     )
-    record = runs.create(verb, records_root(), run_id=run_id, site=directory, site_digest=runs.digest(directory),
-                         version=__version__, jid=str(__opts__.get("jid", "")))
+    record = runs.create(
+        verb,
+        records_root(),
+        run_id=run_id,
+        site=directory,
+        site_digest=runs.digest(directory),
+        version=__version__,
+        jid=str(__opts__.get("jid", "")),
+    )
     __context__[_KEY] = run = {
-        "record": record, "progress": progress, "secrets": outcome.secrets_of(site.passwords), "started": time.time(),
-        "images": {}, "result": "ok", "seconds": {},
+        "record": record,
+        "progress": progress,
+        "secrets": outcome.secrets_of(site.passwords),
+        "started": time.time(),
+        "images": {},
+        "result": "ok",
+        "seconds": {},
     }
     wanted = sls_by_host(steps)
     _fire("begun", {"run": record.id, "verb": verb, "steps": [_short(step) for step in steps], "hosts": list(wanted)})
@@ -150,24 +164,35 @@ def begin(verb: str, steps: Any, run_id: str = "", every: bool = False, hosts: A
     progress.unknown = set(wanted) - set(answers)
     present = [host for host in wanted if host in answers]
     if not present:
-        raise _failed(run, f"asking the {len(wanted)} hosts of the site for a sign of life: none answered within 3 s; "
-                           "'salt-run manage.status' shows the minions, 'salt-key -L' whether their keys are accepted")
+        raise _failed(
+            run,
+            f"asking the {len(wanted)} hosts of the site for a sign of life: none answered within 3 s; "
+            "'salt-run manage.status' shows the minions, 'salt-key -L' whether their keys are accepted",
+        )
     run["seconds"]["ask"] = round(time.time() - started, 3)
     started = time.time()
-    surveys = _ask(present, "kolla_check.survey", sls=wanted)
+    surveys = _ask(present, "kolla_node.survey", sls=wanted)
     run["seconds"]["dry run"] = round(time.time() - started, 3)
     progress.unknown |= set(present) - set(surveys)
     predicted = _read_surveys(run, surveys)
     run["predicted"] = predicted
     if not every:
         progress.todo = to_do(predicted, progress.requires, services)
-    plan = {"steps": [_short(step) for step in steps], "hosts": {h: s["ret"] for h, s in surveys.items()},
-            "unknown": sorted(progress.unknown)}
+    plan = {
+        "steps": [_short(step) for step in steps],
+        "hosts": {h: s["ret"] for h, s in surveys.items()},
+        "unknown": sorted(progress.unknown),
+    }
     record.write_plan(outcome.scrub(plan, run["secrets"]))
     counts = {host: {name: len(changes) for name, changes in found.items()} for host, found in predicted.items()}
-    result = {"run": record.id, "unknown": sorted(progress.unknown), "predicted": counts,
-              "missing_images": {h: i for h, i in run["images"].items() if i}, "seconds": run["seconds"],
-              "todo": sorted(services if progress.todo is None else progress.todo)}
+    result = {
+        "run": record.id,
+        "unknown": sorted(progress.unknown),
+        "predicted": counts,
+        "missing_images": {h: i for h, i in run["images"].items() if i},
+        "seconds": run["seconds"],
+        "todo": sorted(services if progress.todo is None else progress.todo),
+    }
     _fire("surveyed", result)
     return result
 
@@ -183,8 +208,9 @@ def _read_surveys(run: dict[str, Any], surveys: dict[str, Any]) -> dict[str, dic
             problems.append(f"{host}: {outcome.last_words(str(survey))}")
             continue
         if survey["version"] != own:
-            problems.append(f"{host} has kolla-salt {survey['version']}, the master has {own}; "
-                            "install the same version on both")
+            problems.append(
+                f"{host} has kolla-salt {survey['version']}, the master has {own}; install the same version on both"
+            )
             continue
         if survey["errors"]:
             problems += [f"{host}: {text}" for text in survey["errors"]]
@@ -197,7 +223,9 @@ def _read_surveys(run: dict[str, Any], surveys: dict[str, Any]) -> dict[str, dic
             # What cannot be predicted has to be tried.
             found.setdefault(service_of(failure["sls"]), []).append(failure["id"])
     if problems:
-        raise _failed(run, "the dry run failed, nothing was changed:\n  " + "\n  ".join(outcome.scrub(problems, run["secrets"])))
+        raise _failed(
+            run, "the dry run failed, nothing was changed:\n  " + "\n  ".join(outcome.scrub(problems, run["secrets"]))
+        )
     return predicted
 
 
@@ -219,7 +247,7 @@ def pull() -> dict[str, Any]:
         return {}
     started = time.time()
     _fire("step", {"run": run["record"].id, "id": "pull images", "state": "started", "hosts": list(missing)})
-    answers = _ask(list(missing), "kolla_check.pull", images=missing)
+    answers = _ask(list(missing), "kolla_node.pull", images=missing)
     problems = []
     for host, images in missing.items():
         said = answers.get(host, {}).get("ret")
@@ -228,15 +256,32 @@ def pull() -> dict[str, Any]:
             continue
         problems += [f"{host}: {image}: {said['failed'][image]}" for image in images if image in said["failed"]]
     seconds = round(time.time() - started, 3)
-    run["record"].append_step({"id": "pull images", "wave": 0, "role": "pull", "services": [], "started": started,
-                               "seconds": seconds, "ok": not problems, "hosts": {
-                                   host: {"result": True, "seconds": seconds, "changed": images, "failed": []}
-                                   for host, images in missing.items()}})
-    _fire("step", {"run": run["record"].id, "id": "pull images", "state": "ended", "seconds": seconds, "ok": not problems})
+    run["record"].append_step(
+        {
+            "id": "pull images",
+            "wave": 0,
+            "role": "pull",
+            "services": [],
+            "started": started,
+            "seconds": seconds,
+            "ok": not problems,
+            "hosts": {
+                host: {"result": True, "seconds": seconds, "changed": images, "failed": []}
+                for host, images in missing.items()
+            },
+        }
+    )
+    _fire(
+        "step", {"run": run["record"].id, "id": "pull images", "state": "ended", "seconds": seconds, "ok": not problems}
+    )
     if problems:
-        raise _failed(run, "fetching images: some cannot be had, no container was touched:\n  " + "\n  ".join(problems)
-                      + "\n  check docker_registry, docker_namespace and openstack_tag in globals.yml, "
-                        "or build the images: kolla-salt images build")
+        raise _failed(
+            run,
+            "fetching images: some cannot be had, no container was touched:\n  "
+            + "\n  ".join(problems)
+            + "\n  check docker_registry, docker_namespace and openstack_tag in globals.yml, "
+            "or build the images: kolla-salt images build",
+        )
     return missing
 
 
@@ -259,8 +304,15 @@ def apply(step: dict[str, Any]) -> dict[str, Any]:
     hosts: dict[str, Any] = {}
     returns: dict[str, Any] = {}
     if jobs:
-        _fire("step", {"run": run["record"].id, **_short(step), "state": "started",
-                       "hosts": [host for names, _ in jobs for host in names]})
+        _fire(
+            "step",
+            {
+                "run": run["record"].id,
+                **_short(step),
+                "state": "started",
+                "hosts": [host for names, _ in jobs for host in names],
+            },
+        )
     for names, sls in jobs:
         mark = {"id": step["id"], "wave": step["wave"], "role": step["role"], "run": run["record"].id}
         answers = _states(names, sls, {"kolla_step": mark})
@@ -276,19 +328,32 @@ def apply(step: dict[str, Any]) -> dict[str, Any]:
                 for service in [service_of(failure.sls)] if failure.sls else [service_of(name) for name in sls]:
                     progress.fail(service, host)
             hosts[host] = {
-                "result": found.result, "total": found.total, "seconds": round(found.seconds, 3),
-                "changed": [{"id": c.id, "function": c.function, "changes": outcome.cut(c.changes, 2000)}
-                            for c in found.changed],
-                "failed": [vars(failure) for failure in found.failed], "skipped": found.skipped,
+                "result": found.result,
+                "total": found.total,
+                "seconds": round(found.seconds, 3),
+                "changed": [
+                    {"id": c.id, "function": c.function, "changes": outcome.cut(c.changes, 2000)} for c in found.changed
+                ],
+                "failed": [vars(failure) for failure in found.failed],
+                "skipped": found.skipped,
                 "slowest": found.slowest,
             }
     ok = not left_out and all(host["result"] is True for host in hosts.values())
     if not ok:
-        run["result"] = "failed" if any(h["result"] is False for h in hosts.values()) or run["result"] == "failed" else "incomplete"
-    report = outcome.scrub({
-        **_short(step), "started": started, "seconds": round(time.time() - started, 3), "ok": ok, "hosts": hosts,
-        "left_out": left_out,
-    }, run["secrets"])
+        run["result"] = (
+            "failed" if any(h["result"] is False for h in hosts.values()) or run["result"] == "failed" else "incomplete"
+        )
+    report = outcome.scrub(
+        {
+            **_short(step),
+            "started": started,
+            "seconds": round(time.time() - started, 3),
+            "ok": ok,
+            "hosts": hosts,
+            "left_out": left_out,
+        },
+        run["secrets"],
+    )
     if jobs or left_out:
         run["record"].append_step(report)
         _fire("step", {"run": run["record"].id, "state": "ended", **_coarse(report)})
@@ -327,8 +392,12 @@ def end() -> dict[str, Any]:
     if progress.unknown and run["result"] == "ok":
         run["result"] = "incomplete"
     seconds = round(time.time() - run["started"], 3)
-    result = {"result": run["result"], "seconds": seconds, "unknown": sorted(progress.unknown),
-              "failed": sorted(f"{service} on {host}" for service, host in progress.failed)}
+    result = {
+        "result": run["result"],
+        "seconds": seconds,
+        "unknown": sorted(progress.unknown),
+        "failed": sorted(f"{service} on {host}" for service, host in progress.failed),
+    }
     if not run.get("closed"):
         run["record"].close(**result, stages=run["seconds"])
         run["closed"] = True
@@ -352,8 +421,15 @@ def _short(step: dict[str, Any]) -> dict[str, Any]:
 def _coarse(report: dict[str, Any]) -> dict[str, Any]:
     """Return a report without the changes: an event is for watching."""
     hosts = {
-        host: {"result": said["result"], "seconds": said["seconds"], "changed": len(said["changed"]),
-               "failed": said["failed"][:3]}
+        host: {
+            "result": said["result"],
+            "seconds": said["seconds"],
+            "changed": len(said["changed"]),
+            "failed": said["failed"][:3],
+        }
         for host, said in report["hosts"].items()
     }
-    return {**{key: report[key] for key in ("id", "wave", "role", "services", "seconds", "ok", "left_out")}, "hosts": hosts}
+    return {
+        **{key: report[key] for key in ("id", "wave", "role", "services", "seconds", "ok", "left_out")},
+        "hosts": hosts,
+    }

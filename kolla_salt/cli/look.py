@@ -1,0 +1,455 @@
+"""Verbs that only look: plan, prechecks, status, verify, validate-config."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from kolla_salt import __version__
+from kolla_salt.cli import place, view
+from kolla_salt.cli.cloud import selection
+from kolla_salt.cli.errors import CliError
+from kolla_salt.cli.master import Master
+
+#: What the dry run of these functions is about, in the operator's words.
+_KINDS = {
+    "kolla_config": "files",
+    "kolla_container": "containers",
+    "kolla_db": "databases",
+    "kolla_keystone": "catalogue",
+}
+#: What kolla_container says will have been done -> what is to be done.
+_ACTIONS = {"created": "create", "recreated": "recreate", "started": "start", "restarted": "restart", "reloaded": "reload",
+            "updated": "change in place", "adopted": "adopt"}  # fmt: skip
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add the verbs of this module."""
+    parser = subparsers.add_parser("plan")
+    selection(parser)
+    parser.add_argument("--diff", action="store_true", help="show the differences of the files, secrets masked")
+    parser.set_defaults(handler=plan)
+
+    parser = subparsers.add_parser("prechecks")
+    parser.add_argument("--limit", metavar="HOSTS", help="only these hosts, separated by commas")
+    parser.set_defaults(handler=prechecks)
+
+    parser = subparsers.add_parser("status")
+    parser.add_argument("--limit", metavar="HOSTS", help="only these hosts, separated by commas")
+    parser.set_defaults(handler=status)
+
+    parser = subparsers.add_parser("verify")
+    parser.add_argument("--deep", action="store_true", help="also boot a server and reach it, as the verb smoke does")
+    parser.set_defaults(handler=verify)
+
+    parser = subparsers.add_parser("validate-config")
+    parser.add_argument("--offline", action="store_true", help="only the site's files; no host is asked")
+    parser.set_defaults(handler=validate_config)
+
+
+class Cloud:
+    """The site as a resolver sees it: who is where. Needs no Salt."""
+
+    def __init__(self, directory: Any) -> None:
+        from kolla_salt import declarations
+        from kolla_salt import site as sites
+        from kolla_salt.context import Resolver
+
+        self.directory = directory
+        self.site = sites.load(directory)
+        self.declarations = declarations.load()
+        self.hosts: list[str] = list(self.site.topology.get("hosts") or {})
+        if not self.hosts:
+            raise CliError(
+                f"reading the site {directory}: topology.yml names no host; expected at least one below 'hosts:'"
+            )
+        self.resolver = Resolver(self.declarations, self.site.as_pillar(), self.hosts[0])
+
+    def check(self) -> None:
+        """Refuse a site with problems. Raises CliError naming each."""
+        from kolla_salt import site as sites
+
+        problems = sites.validate(self.site, self.declarations)
+        if problems:
+            lines = "".join(f"\n  {problem.text}" for problem in problems)
+            raise CliError(
+                f"the site {self.directory} has {view.plural(len(problems), 'problem')}:{lines}",
+                problems=[{**vars(problem), "text": problem.text} for problem in problems],
+            )
+
+    def limited(self, limit: str | list[str] | None) -> list[str]:
+        """Return the hosts that an option ``--limit`` leaves. Raises CliError for an unknown one."""
+        if not limit:
+            return self.hosts
+        wanted = limit.split(",") if isinstance(limit, str) else limit
+        from kolla_salt.declarations import nearest
+
+        for name in wanted:
+            if name not in self.hosts:
+                raise CliError(
+                    f"--limit {name}: no such host in {self.directory}/topology.yml{nearest(name, self.hosts)}"
+                )
+        return [name for name in self.hosts if name in wanted]
+
+
+def survey(
+    master: Master, cloud: Cloud, hosts: list[str], services: list[str] | None = None
+) -> tuple[dict[str, Any], list[str]]:
+    """Do the dry run on all hosts in one job; return host -> report, and the hosts that did not answer."""
+    from kolla_salt import outcome
+    from kolla_salt import plan as plans
+    from kolla_salt.steps import sls_by_host
+
+    steps = plans.steps(cloud.resolver, services or None)
+    wanted = {host: names for host, names in sls_by_host(steps).items() if host in hosts}
+    present, unknown = master.present(list(wanted))
+    reports = master.ask(present, "kolla_node.survey", sls=wanted)
+    secrets = outcome.secrets_of(cloud.site.passwords)
+    return outcome.scrub(reports, secrets), unknown + [host for host in present if host not in reports]
+
+
+def summary(report: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a host's dry run comes to: files, containers with action and reason, databases, catalogue, other."""
+    found: dict[str, Any] = {"files": [], "containers": [], "databases": [], "catalogue": [], "other": []}
+    for state in report["states"]:
+        kind = _KINDS.get(state["function"].split(".")[0], "other")
+        if kind == "containers":
+            action, why = container_action(state)
+            found[kind].append({"name": state["id"], "action": action, "why": why, "changes": state["changes"]})
+        else:
+            found[kind].append({"name": state["id"], "changes": state["changes"], "comment": state.get("comment", "")})
+    return found
+
+
+def container_action(state: Mapping[str, Any]) -> tuple[str, str]:
+    """Return what will be done to a container (create, recreate, restart, reload, run, remove, ...) and why."""
+    changes = state["changes"]
+    name = state["function"].split(".")[-1]
+    if name == "ran":
+        return "run", "has to run once"
+    if name == "absent":
+        return "remove", "is no longer declared here"
+    state_change = changes.get("state")
+    done = state_change.get("new") if isinstance(state_change, Mapping) else None
+    action = _ACTIONS.get(str(done), str(done) if done else "change")
+    if action == "create":
+        return action, ""
+    fields = [field for field in changes if field not in {"state", "config"}]
+    config = changes.get("config")
+    files = config.get("new") if isinstance(config, Mapping) else None
+    if files:
+        fields.append(", ".join(files) if isinstance(files, list) else str(files))
+    if not fields and isinstance(state_change, Mapping):
+        return action, f"it is {state_change.get('old')}"
+    return action, f"because of {', '.join(fields)}" if fields else state.get("comment", "")
+
+
+def plan(args: argparse.Namespace) -> int:
+    """Show what deploy would do."""
+    began = time.monotonic()
+    master = Master(args)
+    cloud = Cloud(master.site)
+    cloud.check()
+    from kolla_salt import plan as plans
+
+    hosts = cloud.limited(args.limit)
+    steps = plans.steps(cloud.resolver, args.services or None)
+    reports, unknown = survey(master, cloud, hosts, args.services)
+    broken = {host: report for host, report in reports.items() if not isinstance(report, dict) or report["errors"]}
+    sums = {host: summary(report) for host, report in reports.items() if host not in broken}
+    failed = {host: report["failed"] for host, report in reports.items() if host not in broken and report["failed"]}
+    missing = {host: report["missing_images"] for host, report in reports.items() if host not in broken}
+    count = sum(len(items) for found in sums.values() for items in found.values())
+    ok = not (broken or unknown)
+    if args.json:
+        print(json.dumps({
+            "ok": ok, "changes": count, "waves": steps, "hosts": sums, "unknown": unknown, "missing_images": missing,
+            "errors": {h: r["errors"] if isinstance(r, dict) else [str(r)] for h, r in broken.items()},
+            "unpredictable": failed, "seconds": round(time.monotonic() - began, 3),
+        }, indent=1, default=str))  # fmt: skip
+        return 0 if ok else 1
+    print(view.table(["wave", "services", "hosts"], _waves(steps)))
+    for host, found in sums.items():
+        _print_host(host, found, missing[host], args.diff)
+    for host, states in failed.items():
+        print(f"\n{host}: {view.plural(len(states), 'state')} can only be known once the run is there:")
+        for state in states[:10]:
+            print(f"  {state['id']}: {state['comment'].splitlines()[0] if state['comment'] else ''}")
+    for host, report in broken.items():
+        errors = report["errors"] if isinstance(report, dict) else [str(report)]
+        print(f"\n{host}: the dry run failed:\n  " + "\n  ".join(errors))
+    for host in unknown:
+        print(f"\n{host} does not answer: nothing is known of it")
+    said = f"{view.plural(count, 'change')} on {view.plural(len(sums), 'host')}" if count else "nothing to change"
+    print(f"\n{said}  ({time.monotonic() - began:.1f} s); nothing was touched. To do it: kolla-salt deploy"
+          + "".join(f" {name}" for name in args.services))  # fmt: skip
+    return 0 if ok else 1
+
+
+def _waves(steps: list[dict[str, Any]]) -> list[list[Any]]:
+    rows: dict[int, list[Any]] = {}
+    for step in steps:
+        row = rows.setdefault(step["wave"], [step["wave"], ", ".join(step["services"]), ""])
+        row[2] += (" -> " if row[2] else "") + " ".join(step["minions"])
+    return list(rows.values())
+
+
+def _print_host(host: str, found: Mapping[str, Any], missing: list[str], diffs: bool) -> None:
+    if not any(found.values()) and not missing:
+        print(f"\n{host}: nothing to change")
+        return
+    parts = [view.plural(len(items), kind.rstrip("s") if kind != "databases" else "database")
+             for kind, items in found.items() if items and kind not in {"catalogue", "other"}]  # fmt: skip
+    print(f"\n{host}: {', '.join(parts) or 'other changes'}")
+    if missing:
+        print(f"  images to fetch: {len(missing)}")
+    actions: dict[tuple[str, str], list[str]] = {}
+    for item in found["containers"]:
+        actions.setdefault((item["action"], item["why"]), []).append(item["name"])
+    for (action, why), names in sorted(actions.items()):
+        print(f"  {action}: {', '.join(names)}" + (f"  ({why})" if why else ""))
+    if found["files"]:
+        new = [item for item in found["files"] if _is_new(item["changes"])]
+        changed = [item for item in found["files"] if item not in new]
+        if new:
+            print(f"  write {view.plural(len(new), 'new file')}" + ("" if diffs else " (--diff names them)"))
+        for item in new if diffs else []:
+            print(f"    {item['name']}")
+        for item in changed:
+            print(f"  change {item['name']}: {', '.join(item['changes'])}")
+            if diffs:
+                print("\n".join(view.changes(item["changes"], "    ")))
+    for kind in ("databases", "catalogue", "other"):
+        for item in found[kind]:
+            print(
+                f"  {kind if kind != 'other' else 'also'}: {item['name']}"
+                + (f" ({', '.join(item['changes'])})" if item["changes"] else "")
+            )
+
+
+def _is_new(changes: Mapping[str, Any]) -> bool:
+    """Return whether a file does not exist yet: then nothing of it has an old value."""
+    olds = [change.get("old") for change in changes.values() if isinstance(change, Mapping)]
+    return bool(olds) and all(old in (None, "", "absent") for old in olds)
+
+
+def prechecks(args: argparse.Namespace) -> int:
+    """Ask every host whether it can be deployed to."""
+    from kolla_salt import prechecks as rules
+
+    began = time.monotonic()
+    master = Master(args)
+    cloud = Cloud(master.site)
+    cloud.check()
+    hosts = cloud.limited(args.limit)
+    present, unknown = master.present(hosts)
+    received: dict[str, float] = {}
+    sent = time.time()
+    reports = master.ask(present, "kolla_check.host", progress=lambda host, _: received.setdefault(host, time.time()))
+    findings = []
+    good = {}
+    for host, report in reports.items():
+        if isinstance(report, dict) and "findings" in report:
+            good[host] = report
+            findings += [rules.Finding(**finding) for finding in report["findings"]]
+        else:
+            findings.append(rules.Finding(host, "survey", "error", str(report).strip().splitlines()[-1], "an answer",
+                                          f"salt {host} saltutil.refresh_pillar; salt {host} kolla_check.host"))  # fmt: skip
+    unknown += [host for host in present if host not in reports]
+    networks = cloud.site.topology.get("networks") or {}
+    network = networks.get("api", {}).get("cidr") if isinstance(networks.get("api"), dict) else networks.get("api")
+    vips = {"internal_vip_address": {"address": cloud.resolver.value("internal_vip_address"), "network": network}}
+    external = cloud.resolver.value("external_vip_address")
+    if external and external != vips["internal_vip_address"]["address"]:
+        vips["external_vip_address"] = {"address": external, "network": None}
+    vips = {option: vip for option, vip in vips.items() if vip["address"]}
+    findings += rules.across(good, __version__, sent, received, vips)
+    errors = [finding for finding in findings if finding.level == "error"]
+    ok = not errors and not unknown
+    if args.json:
+        print(json.dumps({"ok": ok, "hosts": hosts, "unknown": unknown, "findings": [f.as_dict() for f in findings],
+                          "seconds": round(time.monotonic() - began, 3)}, indent=1))  # fmt: skip
+        return 0 if ok else 1
+    for finding in sorted(findings, key=lambda f: (f.level, f.host)):
+        print(f"{finding.level.upper():<8} {finding.host}: {finding.check}\n"
+              f"         found     {finding.found}\n         expected  {finding.expected}\n"
+              f"         mend      {finding.mend}")  # fmt: skip
+    for host in unknown:
+        print(f"UNKNOWN  {host} does not answer within 3 s: systemctl status salt-minion there; salt-key -L here")
+    warnings = len(findings) - len(errors)
+    said = (
+        "all well"
+        if ok and not warnings
+        else f"{view.plural(len(errors), 'error')}, {view.plural(warnings, 'warning')}"
+    )
+    print(f"prechecks of {view.plural(len(good), 'host')}: {said}  ({time.monotonic() - began:.1f} s)")
+    return 0 if ok else 1
+
+
+def looks(master: Master, hosts: list[str]) -> tuple[dict[str, Any], list[str]]:
+    """Return host -> its containers and problems, and the hosts that did not answer. An error becomes a problem."""
+    present, unknown = master.present(hosts)
+    reports = master.ask(present, "kolla_node.look")
+    for host, report in reports.items():
+        if not isinstance(report, dict) or "containers" not in report:
+            reports[host] = {"containers": {}, "problems": [str(report).strip()], "undeclared": []}
+    return reports, unknown + [host for host in present if host not in reports]
+
+
+def status(args: argparse.Namespace) -> int:
+    """Print a table of containers and hosts."""
+    master = Master(args)
+    cloud = Cloud(master.site)
+    reports, unknown = looks(master, cloud.limited(args.limit))
+    ok = not unknown and not any(report["problems"] for report in reports.values())
+    if args.json:
+        print(json.dumps({"ok": ok, "hosts": reports, "unknown": unknown}, indent=1))
+        return 0 if ok else 1
+    names: dict[str, str] = {}
+    for report in reports.values():
+        for name, data in report["containers"].items():
+            names.setdefault(name, data["service"] or "(not declared)")
+    rows = []
+    for name, service in sorted(names.items(), key=lambda item: (item[1], item[0])):
+        rows.append([service, name, *(_cell(reports[host]["containers"].get(name)) for host in reports)])
+    print(view.table(["service", "container", *reports], rows))
+    print()
+    for host, report in reports.items():
+        for problem in report["problems"]:
+            print(f"{host}: {problem}")
+        for name in report["undeclared"]:
+            print(f"{host}: {name} is declared by no service of this host; docker rm -f {name} removes it")
+    for host in unknown:
+        print(f"{host} does not answer: its state is unknown")
+    total = sum(len(report["containers"]) for report in reports.values())
+    print(
+        f"{view.plural(total, 'container')} on {view.plural(len(reports), 'host')}: {'all well' if ok else 'see above'}"
+    )
+    return 0 if ok else 1
+
+
+def _cell(data: Mapping[str, Any] | None) -> str | None:
+    if data is None:
+        return None
+    if data["state"] == "running":
+        return {None: "running", "healthy": "healthy", "starting": "starting"}.get(
+            data["health"], str(data["health"]).upper()
+        )
+    return str(data["state"]).upper()
+
+
+def verify(args: argparse.Namespace) -> int:
+    """Find drift, sick containers, dead endpoints and agents; change nothing."""
+    began = time.monotonic()
+    master = Master(args)
+    cloud = Cloud(master.site)
+    cloud.check()
+    first = cloud.resolver.primary("control") or cloud.hosts[0]
+    reports, unknown = survey(master, cloud, cloud.hosts)
+    drift = {
+        host: summary(report) for host, report in reports.items() if isinstance(report, dict) and not report["errors"]
+    }
+    problems: list[str] = []
+    for host, report in reports.items():
+        if not isinstance(report, dict) or report["errors"]:
+            problems.append(
+                f"{host}: the dry run failed: {report['errors'][0] if isinstance(report, dict) else report}"
+            )
+        else:
+            problems += [f"{host}: {state['id']}: {state['comment'].strip()}" for state in report["failed"]]
+    drifted = {
+        host: {kind: items for kind, items in found.items() if items}
+        for host, found in drift.items()
+        if any(found.values())
+    }
+    health, silent = looks(master, [host for host in cloud.hosts if host not in unknown])
+    unknown += silent
+    for host, report in health.items():
+        problems += [f"{host}: {problem}" for problem in report["problems"]]
+    endpoints: list[dict[str, Any]] = []
+    agents: list[dict[str, Any]] = []
+    if first in health:
+        endpoints = _list_of(
+            master.ask([first], "kolla_check.endpoints").get(first), problems, f"{first}: asking endpoints"
+        )
+        if any(decl["keystone"] and cloud.resolver.enabled(name) for name, decl in cloud.declarations.items()):
+            agents = _list_of(master.ask([first], "kolla_check.agents").get(first), problems, f"{first}: asking agents")
+    problems += [
+        f"{item['url']} ({item['entry']}) does not answer as it should: {item['said']}"
+        for item in endpoints
+        if not item["ok"]
+    ]
+    problems += [f"{item['agent']} on {item['host']} is {item['said']}" for item in agents if not item["ok"]]
+    seconds = round(time.monotonic() - began, 3)
+    deep = None
+    if args.deep and not problems:
+        from kolla_salt.cli import after
+
+        deep = after.run_smoke(args, cloud, quiet=args.json)
+        problems += [] if deep["ok"] else [f"smoke: {deep['error']}"]
+    ok = not (problems or drifted or unknown)
+    if args.json:
+        print(json.dumps({"ok": ok, "drift": drifted, "problems": problems, "unknown": unknown, "endpoints": endpoints,
+                          "agents": agents, "smoke": deep, "seconds": seconds}, indent=1, default=str))  # fmt: skip
+        return 0 if ok else 1
+    for host, found in drifted.items():
+        print(f"{host} differs from the site:")
+        for kind, items in found.items():
+            for item in items:
+                action = f"{item['action']} " if "action" in item else ""
+                print(f"  {kind}: {action}{item['name']}: {', '.join(item['changes'])}")
+    for problem in problems:
+        print(problem)
+    for host in unknown:
+        print(f"{host} does not answer: its state is unknown")
+    containers = sum(len(report["containers"]) for report in health.values())
+    print(f"{view.plural(len(health), 'host')}, {view.plural(containers, 'container')}, {view.plural(len(endpoints), 'endpoint')}, "
+          f"{view.plural(len(agents), 'agent')}: {'all well, no drift' if ok else 'see above'}  ({seconds:.1f} s)")  # fmt: skip
+    if drifted:
+        print("kolla-salt deploy brings hosts back to what the site describes")
+    return 0 if ok else 1
+
+
+def _list_of(answer: Any, problems: list[str], what: str) -> list[dict[str, Any]]:
+    if isinstance(answer, list):
+        return answer
+    problems.append(f"{what}: {str(answer).strip().splitlines()[-1] if answer else 'no answer'}")
+    return []
+
+
+def validate_config(args: argparse.Namespace) -> int:
+    """Check the site; then that every container runs with the files that lie on its host."""
+    cloud = Cloud(place.site(args))
+    cloud.check()
+    if args.offline:
+        if args.json:
+            print(json.dumps({"ok": True, "site": str(cloud.directory), "problems": []}))
+        else:
+            print(f"the site {cloud.directory} is valid: {view.plural(len(cloud.hosts), 'host')}, "
+                  f"{view.plural(len(cloud.resolver.enabled_services()), 'service')}")  # fmt: skip
+        return 0
+    master = Master(args)
+    present, unknown = master.present(cloud.hosts)
+    answers = master.ask(present, "kolla_node.validate")
+    unknown += [host for host in present if host not in answers]
+    problems = [
+        f"{host}: {text}"
+        for host, said in answers.items()
+        for text in (said["problems"] if isinstance(said, dict) else [str(said)])
+    ]
+    checked = sum(said["checked"] for said in answers.values() if isinstance(said, dict))
+    ok = not problems and not unknown
+    if args.json:
+        print(
+            json.dumps(
+                {"ok": ok, "site": str(cloud.directory), "problems": problems, "unknown": unknown, "checked": checked},
+                indent=1,
+            )
+        )
+        return 0 if ok else 1
+    print("\n".join([*problems, *(f"{host} does not answer: its state is unknown" for host in unknown)]) or
+          f"the site is valid, {view.plural(checked, 'container')} run with its configuration")  # fmt: skip
+    return 0 if ok else 1
