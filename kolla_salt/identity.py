@@ -591,7 +591,7 @@ def _excerpt(response: Any) -> str:
     try:
         text = response.json()["error"]["message"]
     except (ValueError, KeyError, TypeError):
-        text = response.text
+        text = response.content.decode(errors="replace")
     line = " ".join(str(text).split())
     return line if len(line) <= _LONGEST_BODY else line[:_LONGEST_BODY] + " ..."
 

@@ -1,0 +1,332 @@
+"""Accounts, policies, feature flags and health of the message broker."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from salt.exceptions import CommandExecutionError
+
+from kolla_salt import broker, runtime
+from kolla_salt.context import ContextError, Resolver, url_host
+
+__virtualname__ = "kolla_rabbitmq"
+
+#: Seconds to wait for a broker that was just started.
+TIMEOUT = 120
+
+Changes = dict[str, dict[str, Any]]
+Permissions = Mapping[str, Mapping[str, str]]
+
+_KEY = "kolla_salt.rabbitmq"
+#: All rights in the default virtual host.
+_ALL = {"/": {"configure": ".*", "write": ".*", "read": ".*"}}
+
+
+def __virtual__() -> str:
+    return __virtualname__
+
+
+@contextmanager
+def _errors() -> Iterator[None]:
+    try:
+        yield
+    except (ContextError, broker.BrokerError) as err:
+        raise CommandExecutionError(str(err)) from err
+
+
+def _resolver() -> Resolver:
+    try:
+        return runtime.resolver(__opts__, __pillar__, __context__)
+    except (ValueError, FileNotFoundError) as err:
+        raise CommandExecutionError(str(err)) from err
+
+
+def _secret(name: str) -> str:
+    return str(_resolver().names()["secret"](name))
+
+
+def _broker() -> broker.Broker:
+    """Return the member on this host, or the first one of the cluster."""
+    cached = __context__.get(_KEY)
+    # States with `parallel: True` are forked; two processes must not talk over one connection.
+    if cached is None or cached["pid"] != os.getpid():
+        resolver = _resolver()
+        members = resolver.hosts("rabbitmq")
+        if not members:
+            raise CommandExecutionError(
+                "looking for RabbitMQ: the group `rabbitmq` has no host (kolla:topology:groups)"
+            )
+        host = resolver.host if resolver.host in members else members[0]
+        address = url_host(resolver.address("api", host))
+        client = broker.Broker(
+            f"http://{address}:{resolver.value('rabbitmq_management_port')}",
+            str(resolver.value("rabbitmq_user")),
+            _secret("rabbitmq_password"),
+        )
+        cached = __context__[_KEY] = {"pid": os.getpid(), "broker": client, "silent": None}
+    return cached["broker"]
+
+
+def _silent(timeout: float) -> str | None:
+    """Wait for the broker; with ``timeout`` 0 return why it does not answer instead of failing."""
+    client = _broker()
+    client.timeout = timeout
+    if timeout > 0:
+        return None
+    if __context__[_KEY]["silent"] is None:
+        try:
+            client.wait(0)
+        except broker.Unreachable as err:
+            __context__[_KEY]["silent"] = f"unknown: {err}"
+    return __context__[_KEY]["silent"]
+
+
+def user_diff(
+    name: str,
+    password_secret: str,
+    tags: list[str] | None = None,
+    permissions: Permissions | None = None,
+    timeout: float = 0,
+) -> Changes:
+    """Compare an account with what it should be.
+
+    :param name: the account
+    :param password_secret: name of its password in the site's passwords
+    :param tags: ``administrator``, ``monitoring``, ``management``; default: none
+    :param permissions: virtual host -> ``configure``, ``write``, ``read`` (regular expressions); default: all in ``/``
+    :param timeout: seconds to wait for RabbitMQ. With 0, one that does not answer yet is no error: the result says
+        what will be created
+    :returns: ``{}`` or some of ``user``, ``password``, ``tags``, ``permissions in VHOST``
+    :raises CommandExecutionError: RabbitMQ refuses the account or a request, or did not answer in time
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt node1 kolla_rabbitmq.user_diff openstack rabbitmq_password
+    """
+    wanted = permissions if permissions is not None else _ALL
+    with _errors():
+        unknown = _silent(timeout)
+        if unknown:
+            changes = {
+                "user": {"old": unknown, "new": name},
+                "tags": {"old": unknown, "new": sorted(tags or [])},
+            }
+            for vhost, rights in wanted.items():
+                changes[f"permissions in {vhost}"] = {"old": unknown, "new": dict(rights)}
+            return changes
+        return _broker().user_diff(name, _secret(password_secret), tags or [], wanted)
+
+
+def set_user(
+    name: str,
+    password_secret: str,
+    tags: list[str] | None = None,
+    permissions: Permissions | None = None,
+    timeout: float = TIMEOUT,
+) -> Changes:
+    """Create an account, or set right what differs. Parameters as for :func:`user_diff`.
+
+    :returns: what was changed
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt node1 kolla_rabbitmq.set_user openstack rabbitmq_password
+    """
+    changes = user_diff(name, password_secret, tags, permissions, timeout)
+    wanted = permissions if permissions is not None else _ALL
+    with _errors():
+        _broker().set_user(name, _secret(password_secret), tags or [], wanted, changes)
+    return changes
+
+
+def vhost_diff(name: str, timeout: float = 0) -> Changes:
+    """Say whether a virtual host has to be created.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt node1 kolla_rabbitmq.vhost_diff /
+    """
+    with _errors():
+        unknown = _silent(timeout)
+        return {"vhost": {"old": unknown, "new": name}} if unknown else _broker().vhost_diff(name)
+
+
+def create_vhost(name: str, timeout: float = TIMEOUT) -> None:
+    """Create a virtual host; an existing one stays as it is.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt node1 kolla_rabbitmq.create_vhost notifications
+    """
+    with _errors():
+        _silent(timeout)
+        _broker().create_vhost(name)
+
+
+def policy_diff(
+    name: str,
+    pattern: str,
+    definition: dict[str, Any],
+    apply_to: str = "queues",
+    priority: int = 0,
+    vhost: str = "/",
+    timeout: float = 0,
+) -> Changes:
+    """Compare a policy with what it should be.
+
+    :param name: the policy
+    :param pattern: regular expression of the names it is for
+    :param definition: what it sets
+    :param apply_to: ``queues``, ``streams``, ``exchanges``, ``all``, ...
+    :param priority: of several policies the highest holds
+    :param vhost: virtual host
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt node1 kolla_rabbitmq.policy_diff ttl '.*' '{"message-ttl": 60000}'
+    """
+    wanted = {"pattern": pattern, "definition": definition, "apply-to": apply_to, "priority": priority}
+    with _errors():
+        unknown = _silent(timeout)
+        if unknown:
+            return {key: {"old": unknown, "new": value} for key, value in wanted.items()}
+        return _broker().policy_diff(vhost, name, wanted)
+
+
+def set_policy(
+    name: str,
+    pattern: str,
+    definition: dict[str, Any],
+    apply_to: str = "queues",
+    priority: int = 0,
+    vhost: str = "/",
+    timeout: float = TIMEOUT,
+) -> None:
+    """Create or replace a policy. Parameters as for :func:`policy_diff`.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt node1 kolla_rabbitmq.set_policy ttl '.*' '{"message-ttl": 60000}'
+    """
+    with _errors():
+        _silent(timeout)
+        wanted = {"pattern": pattern, "definition": definition, "apply-to": apply_to, "priority": priority}
+        _broker().set_policy(vhost, name, wanted)
+
+
+def delete_policy(name: str, vhost: str = "/") -> None:
+    """Remove a policy.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt node1 kolla_rabbitmq.delete_policy ha-all
+    """
+    with _errors():
+        _broker().delete_policy(vhost, name)
+
+
+def flags_diff(timeout: float = 0) -> Changes:
+    """Return the stable feature flags that are not enabled yet; all must be before an upgrade.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt node1 kolla_rabbitmq.flags_diff
+    """
+    with _errors():
+        unknown = _silent(timeout)
+        if unknown:
+            return {"stable feature flags": {"old": unknown, "new": "enabled"}}
+        return {flag: {"old": "disabled", "new": "enabled"} for flag in _broker().disabled_flags()}
+
+
+def enable_flags(timeout: float = TIMEOUT) -> list[str]:
+    """Enable all stable feature flags; this cannot be undone.
+
+    :returns: those that were enabled now
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt node1 kolla_rabbitmq.enable_flags
+    """
+    with _errors():
+        _silent(timeout)
+        flags = _broker().disabled_flags()
+        for flag in flags:
+            _broker().enable_flag(flag)
+    return flags
+
+
+def status() -> dict[str, Any]:
+    """Return the cluster's name, version, members (running, alarms, partitions) and number of queues.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt node1 kolla_rabbitmq.status
+    """
+    with _errors():
+        return _broker().status()
+
+
+def health() -> dict[str, str]:
+    """Return what is wrong with the member on this host: check -> reason; empty if all is well.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt node1 kolla_rabbitmq.health
+    """
+    with _errors():
+        return _broker().health()
+
+
+def quorum_critical() -> list[str]:
+    """Return the queues that would lose their majority if the member on this host stopped now.
+
+    :returns: ``VHOST:QUEUE`` each, sorted; empty: it may be stopped
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt node1 kolla_rabbitmq.quorum_critical
+    """
+    with _errors():
+        return _broker().quorum_critical()
+
+
+def wait(timeout: float = TIMEOUT) -> dict[str, Any]:
+    """Wait until RabbitMQ's management interface answers and return :func:`status`.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt node1 kolla_rabbitmq.wait timeout=60
+    """
+    with _errors():
+        _broker().wait(timeout)
+        return _broker().status()

@@ -1,0 +1,255 @@
+"""Accounts, policies and flags of RabbitMQ, against a server that speaks the used part of its management API."""
+
+import base64
+import hashlib
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import unquote
+
+import pytest
+from salt.exceptions import CommandExecutionError
+
+from kolla_salt.modules import kolla_rabbitmq as module
+from kolla_salt.states import kolla_rabbitmq as state
+
+KOLLA = """
+groups: {rabbitmq: [control]}
+settings:
+  rabbitmq_management_port: {default: 15672, type: int}
+  rabbitmq_user: {default: openstack, type: string}
+"""
+
+
+def hashed(password, salt=b"salt"):
+    return base64.b64encode(salt + hashlib.sha256(salt + password.encode()).digest()).decode()
+
+
+class FakeRabbit:
+    """Objects by path, and what else the management interface answers."""
+
+    def __init__(self):
+        self.objects = {"/vhosts/%2F": {"name": "/"}}
+        self.flags = {"old": ("enabled", "stable"), "new": ("disabled", "stable"), "odd": ("disabled", "experimental")}
+        self.critical = []
+        self.alarm = None
+        self.requests = []
+        self.busy = 0
+        fake = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+            wbufsize = -1
+
+            def log_message(self, *args):
+                pass
+
+            def answer(self):
+                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                status, result = fake.handle(self.command, self.path, json.loads(body or b"null"), self.headers)
+                content = b"" if result is None else json.dumps(result).encode()
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
+
+            do_GET = do_PUT = do_DELETE = answer  # noqa: N815
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.daemon_threads = True
+        self.port = self.server.server_address[1]
+        threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+
+    def stop(self):
+        self.server.shutdown()
+        self.server.server_close()
+
+    def handle(self, method, url, body, headers):
+        path = url.removeprefix("/api")
+        self.requests.append(f"{method} {path}")
+        if self.busy:
+            self.busy -= 1
+            return 503, {"error": "starting"}
+        if headers.get("Authorization") != "Basic " + base64.b64encode(b"openstack:r4bbit").decode():
+            return 401, {"error": "not_authorised", "reason": "Login failed"}
+        if path == "/whoami":
+            return 200, {"name": "openstack"}
+        if path == "/feature-flags":
+            return 200, [{"name": n, "state": s, "stability": k} for n, (s, k) in self.flags.items()]
+        if path.startswith("/feature-flags/"):
+            name = path.split("/")[2]
+            self.flags[name] = ("enabled", self.flags[name][1])
+            return 204, None
+        if path == "/overview":
+            return 200, {"cluster_name": "c", "rabbitmq_version": "4.0.5", "object_totals": {"queues": 7}}
+        if path == "/nodes":
+            return 200, [{"name": "rabbit@node1", "running": True, "mem_alarm": True, "disk_free_alarm": False}]
+        if path.endswith("node-is-quorum-critical"):
+            if self.critical:
+                return 503, {"status": "failed", "reason": "critical", "queues": self.critical}
+            return 200, {"status": "ok"}
+        if path.startswith("/health/"):
+            if path.endswith("/alarms") and self.alarm:
+                return 503, {"status": "failed", "reason": self.alarm}
+            return 200, {"status": "ok"}
+        return self.handle_object(method, path, body)
+
+    def handle_object(self, method, path, body):
+        if method == "GET":
+            return (200, self.objects[path]) if path in self.objects else (404, {"error": "Object Not Found"})
+        if method == "DELETE":
+            return (204, None) if self.objects.pop(path, None) else (404, {"error": "Object Not Found"})
+        kind, *names = path.strip("/").split("/")
+        value = dict(body or {})
+        if kind == "users":
+            tags = [tag for tag in value["tags"].split(",") if tag]
+            value = {
+                "name": unquote(names[0]), "tags": tags, "password_hash": hashed(value["password"]),
+                "hashing_algorithm": "rabbit_password_hashing_sha256",
+            }  # fmt: skip
+        if kind == "permissions" and f"/users/{names[1]}" not in self.objects:
+            return 400, {"error": "bad_request", "reason": "no such user"}
+        self.objects[path] = value
+        return 201, None
+
+
+class Host:
+    """The dunders of a minion whose site has its RabbitMQ at the fake server."""
+
+    def __init__(self, fake, tmp_path, monkeypatch):
+        self.fake = fake
+        (tmp_path / "formula" / "kolla").mkdir(parents=True)
+        (tmp_path / "formula" / "kolla" / "service.yaml").write_text(KOLLA)
+        monkeypatch.setenv("KOLLA_SALT_FORMULA", str(tmp_path / "formula"))
+        monkeypatch.setenv("KOLLA_SALT_CACHE_DIR", str(tmp_path / "cache"))
+        self.site = {
+            "globals": {"rabbitmq_management_port": fake.port},
+            "topology": {"hosts": {"node1": {"addresses": {"api": "127.0.0.1"}}}, "groups": {"control": ["node1"]}},
+            "passwords": {"rabbitmq_password": "r4bbit", "other_password": "0ther"},
+        }
+        self.opts = {"id": "node1", "test": False}
+        functions = {
+            f"kolla_rabbitmq.{name}": getattr(module, name)
+            for name in dir(module)
+            if name.endswith("_diff") or name.startswith(("set_", "create_", "enable_"))
+        }
+        monkeypatch.setattr(state, "__salt__", functions, raising=False)
+        for loaded in (module, state):
+            monkeypatch.setattr(loaded, "__opts__", self.opts, raising=False)
+            monkeypatch.setattr(loaded, "__context__", {}, raising=False)
+            monkeypatch.setattr(loaded, "__pillar__", {"kolla": self.site}, raising=False)
+
+    def run(self, function, *args, test=False, **kwargs):
+        self.opts["test"] = test
+        return getattr(state, function)(*args, **kwargs)
+
+    def check(self, function, *args, **kwargs):
+        """Predict, apply and compare again; return the changes."""
+        before = dict(self.fake.objects), dict(self.fake.flags)
+        predicted = self.run(function, *args, test=True, **kwargs)
+        assert predicted["result"] is None, predicted["comment"]
+        assert (self.fake.objects, self.fake.flags) == before
+        real = self.run(function, *args, **kwargs)
+        assert real["result"] is True, real["comment"]
+        assert real["changes"] == predicted["changes"]
+        assert self.run(function, *args, **kwargs)["changes"] == {}
+        return real["changes"]
+
+
+@pytest.fixture
+def fake():
+    server = FakeRabbit()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def host(fake, tmp_path, monkeypatch):
+    return Host(fake, tmp_path, monkeypatch)
+
+
+def test_an_account_is_created_with_tags_and_permissions(host, fake):
+    changes = host.check("user_present", "monitor", "other_password", tags=["monitoring"])
+    assert set(changes) == {"user", "tags", "permissions in /"}
+    assert fake.objects["/users/monitor"]["tags"] == ["monitoring"]
+    assert fake.objects["/permissions/%2F/monitor"] == {"configure": ".*", "write": ".*", "read": ".*"}
+
+
+def test_another_password_is_found_and_set_without_being_shown(host, fake):
+    host.check("user_present", "monitor", "other_password")
+    host.site["passwords"]["other_password"] = "N3wer"
+    module.__context__.clear()
+    changes = host.check("user_present", "monitor", "other_password")
+    assert set(changes) == {"password"}
+    assert "N3wer" not in str(changes)
+    assert fake.objects["/users/monitor"]["password_hash"] == hashed("N3wer")
+
+
+def test_tags_and_permissions_are_corrected(host, fake):
+    host.check("user_present", "monitor", "other_password")
+    rights = {"/": {"configure": "^$", "write": "^$", "read": ".*"}}
+    changes = host.check("user_present", "monitor", "other_password", tags=["management"], permissions=rights)
+    assert changes["tags"] == {"old": [], "new": ["management"]}
+    assert changes["permissions in /"]["new"] == rights["/"]
+
+
+def test_virtual_hosts_policies_and_flags(host, fake):
+    assert set(host.check("vhost_present", "a/b")) == {"vhost"}
+    assert "/vhosts/a%2Fb" in fake.objects
+    assert host.run("vhost_present", "/")["changes"] == {}
+    policy = {"pattern": ".*", "definition": {"max-length": 5}, "apply_to": "queues"}
+    assert set(host.check("policy_present", "short", **policy)) == {"pattern", "definition", "apply-to", "priority"}
+    policy["definition"] = {"max-length": 6}
+    assert set(host.check("policy_present", "short", **policy)) == {"definition"}
+    assert set(host.check("flags_enabled", "flags")) == {"new"}
+    assert fake.flags["odd"][0] == "disabled"
+    module.delete_policy("short")
+    with pytest.raises(CommandExecutionError, match="404"):
+        module.delete_policy("short")
+
+
+def test_status_health_and_quorum(host, fake):
+    assert module.status() == {
+        "cluster": "c",
+        "version": "4.0.5",
+        "nodes": {"rabbit@node1": {"running": True, "alarms": ["mem"], "partitions": []}},
+        "queues": 7,
+    }
+    assert module.health() == {}
+    assert module.quorum_critical() == []
+    fake.alarm, fake.critical = "memory", [{"name": "q", "virtual_host": "/"}]
+    assert module.health() == {"alarms": "memory"}
+    assert module.quorum_critical() == ["/:q"]
+
+
+def test_a_prediction_does_not_need_a_broker(host, fake):
+    fake.stop()
+    predicted = host.run("user_present", "monitor", "other_password", test=True)
+    assert predicted["result"] is None
+    assert set(predicted["changes"]) == {"user", "tags", "permissions in /"}
+    assert "does not answer" in predicted["changes"]["user"]["old"]
+
+
+def test_a_real_run_waits_and_gives_up_in_time(host, fake):
+    fake.busy = 1
+    assert host.run("user_present", "monitor", "other_password")["result"] is True
+    fake.stop()
+    module.__context__.clear()
+    ret = host.run("user_present", "monitor", "other_password", timeout=1.5)
+    assert ret["result"] is False
+    assert "gave up after 1.5 seconds" in ret["comment"]
+
+
+def test_refusals_say_who_and_where_without_secrets(host, fake):
+    host.site["passwords"]["rabbitmq_password"] = "Wr0ng"
+    ret = host.run("user_present", "monitor", "other_password")
+    assert ret["result"] is False
+    assert f"http://127.0.0.1:{fake.port} refuses the account openstack" in ret["comment"]
+    assert "Wr0ng" not in ret["comment"]
+
+
+def test_a_cloud_without_brokers_says_so(host):
+    host.site["topology"]["groups"]["control"] = []
+    ret = host.run("vhost_present", "/")
+    assert ret["result"] is False
+    assert "group `rabbitmq` has no host" in ret["comment"]
