@@ -34,6 +34,7 @@ def config(paths: Paths) -> dict[str, Any]:
         "log_level": "warning", "log_level_logfile": "warning",
         # Only nodes of this sandbox reach this address; a node that was made anew has a new key.
         "auto_accept": True, "open_mode": True,
+        "keysize": 2048,
         "worker_threads": 3,
         # Salt's default fires no events for the steps of an orchestration.
         "local": False,

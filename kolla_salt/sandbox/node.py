@@ -134,6 +134,8 @@ publish_port: {topo.PUBLISH_PORT}
 master_port: {topo.RETURN_PORT}
 user: root
 master_tries: -1
+# Making a key of Salt's usual 4096 bits takes seconds.
+keysize: 2048
 # Come back fast: everything is on one machine.
 acceptance_wait_time: 1
 random_reauth_delay: 2
