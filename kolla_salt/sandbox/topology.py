@@ -125,7 +125,9 @@ def generated_file(data: Mapping[str, Any]) -> str:
     """Render ``data`` as YAML below a header that tells later whether somebody edited the file."""
     body = "".join(
         # One line for what is innermost, but never for the whole file.
-        yaml.safe_dump({name: value}, default_flow_style=None if isinstance(value, dict) else False, width=110)
+        yaml.safe_dump(
+            {name: value}, sort_keys=False, default_flow_style=None if isinstance(value, dict) else False, width=110
+        )
         for name, value in data.items()
     )
     return f"{HEADER}{hashlib.sha256(body.encode()).hexdigest()}\n{body}"
