@@ -6,6 +6,7 @@ Pure functions over a :class:`kolla_salt.context.Resolver`; nothing here looks a
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -229,12 +230,13 @@ def _mode(value: Any, where: str) -> str:
 
 
 def _environment() -> jinja2.Environment:
-    return _environment_of(paths.formula_root(), paths.cache_dir("jinja"))
+    # Finding the formula costs more than rendering a short file; the environment's two variables decide where it is.
+    return _environment_of(os.environ.get("KOLLA_SALT_FORMULA"), os.environ.get("KOLLA_SALT_CACHE_DIR"))
 
 
 @lru_cache(maxsize=4)
-def _environment_of(root: Path, cache: Path) -> jinja2.Environment:
-    return context.environment(root, cache)
+def _environment_of(formula: str | None, cache: str | None) -> jinja2.Environment:
+    return context.environment(paths.formula_root(), paths.cache_dir("jinja"))
 
 
 def _root(env: jinja2.Environment) -> Path:

@@ -62,10 +62,8 @@ def _read(path: str) -> tuple[str, os.stat_result] | None:
 def _directories(path: str, component_dir: str) -> list[str]:
     """Return the directories from the configuration directory down to the file's own."""
     found = [component_dir]
-    below = os.path.relpath(os.path.dirname(path), component_dir)
-    if below != ".":
-        for part in below.split("/"):
-            found.append(f"{found[-1]}/{part}")
+    for part in path.removeprefix(f"{component_dir}/").split("/")[:-1]:
+        found.append(f"{found[-1]}/{part}")
     return found
 
 
