@@ -493,8 +493,8 @@ _ALL_FIELDS = (
     _dimension("cpu_shares", _number, "CpuShares", live=True),
     _dimension("cpuset_cpus", _text, "CpusetCpus", live=True),
     _dimension("cpuset_mems", _text, "CpusetMems", live=True),
-    _dimension("blkio_weight", _number, "BlkioWeight", live=True),
-    _dimension("pids_limit", _number, "PidsLimit", live=True),
+    _dimension("blkio_weight", _number, "BlkioWeight"),
+    _dimension("pids_limit", _number, "PidsLimit"),
     _dimension("mem_limit", _size, "Memory"),
     _dimension("mem_reservation", _size, "MemoryReservation"),
     _dimension("memswap_limit", _size, "MemorySwap", opaque=True),  # twice mem_limit unless it is given
@@ -719,6 +719,8 @@ def compare(
             continue
         if current == wanted:
             continue
+        if current is None and name in set_before and name.startswith("dimensions."):
+            continue  # was asked for at creation, and the engine left it out: this host cannot have it
         changes[name] = _shown(name, current, wanted, spec, secrets)
         (live if item.live and wanted is not None else replace).append(name)
     return Comparison(changes, tuple(replace), tuple(live))
@@ -889,8 +891,6 @@ def unsupported_settings(info: dict[str, Any]) -> frozenset[str]:
         "PidsLimit": ("pids_limit",),
     }
     missing = {name for flag, names in flags.items() if not info.get(flag) for name in names}
-    if any("blkio weight" in warning for warning in info.get("Warnings") or []):
-        missing.add("blkio_weight")
     return frozenset(f"dimensions.{name}" for name in missing)
 
 

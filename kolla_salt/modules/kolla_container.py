@@ -36,6 +36,7 @@ RUN_TIMEOUT = 600.0
 # A service may end once because something it needs is a moment late; more often than this is a loop.
 RESTARTS_ALLOWED = 3
 STOP_THREADS = 16
+ROOT = "0"  # by number: known in every image
 SHORTEST_SECRET = 4  # shorter ones would hide half of every text
 
 
@@ -298,7 +299,7 @@ def _action_for_config(
     spec: _container.Spec, inspect: dict[str, Any], expected_files: set[str]
 ) -> tuple[str | None, list[str]]:
     """Return what the state of the configuration directory asks for, and the files that it is about."""
-    if not spec.config_dir or not inspect["State"].get("Running"):
+    if not spec.config_dir or _container.state_of(inspect) != "running":
         return None, []
     stamp = _read_stamp(spec.name)
     current = _container.digest(spec.config_dir, spec.ignore_files)
@@ -317,9 +318,15 @@ def _action_for_config(
 
 
 def _reads_the_same(spec: _container.Spec) -> bool:
-    result = exec_(spec.name, ["kolla_set_configs", "--check"], user="root", check=False)
-    # 126, 127: the image has no such program, so there is nothing to compare with.
-    return result["exit_status"] in (0, 126, 127)
+    result = exec_(spec.name, ["kolla_set_configs", "--check"], user=ROOT, check=False)
+    if result["exit_status"] in (126, 127):
+        if "not found" in result["output"]:
+            return True  # the image has no such program, so there is nothing to compare with
+        raise CommandExecutionError(
+            f"container {spec.name}: asking it whether it runs with the present files failed with status "
+            f"{result['exit_status']}: {_tail(result['output'], 3)}"
+        )
+    return result["exit_status"] == 0
 
 
 def _foreign_unit(name: str) -> Path | None:
@@ -484,7 +491,7 @@ def _ensure_volumes(engine: Engine, spec: _container.Spec) -> None:
 
 
 def _reload(engine: Engine, spec: _container.Spec) -> None:
-    copied = exec_(spec.name, ["kolla_set_configs"], user="root", check=False)
+    copied = exec_(spec.name, ["kolla_set_configs"], user=ROOT, check=False)
     if copied["exit_status"]:
         raise CommandExecutionError(
             f"container {spec.name}: copying changed files into it failed with status {copied['exit_status']}: "
@@ -590,7 +597,8 @@ def _wait(name: str, timeout: float, log_dir: str | None, check: Callable[[dict[
         reason = None
         if not ended:
             try:
-                reason = check(inspect) if inspect["State"].get("Running") else "it is between two attempts to start"
+                running = _container.state_of(inspect) == "running"
+                reason = check(inspect) if running else "it is between two attempts to start"
             except CommandExecutionError as error:
                 reason = str(error)  # an exec into a container that is just ending
             if reason is None:
@@ -611,9 +619,9 @@ def _has_ended(first: dict[str, Any], inspect: dict[str, Any]) -> str | None:
     if not state.get("Running") and not state.get("Restarting"):
         cause = f" ({state['Error']})" if state.get("Error") else ""
         return f"has ended with exit code {state.get('ExitCode')}{cause}"
-    restarts = inspect.get("RestartCount", 0) - (first.get("RestartCount", 0) if first is not inspect else 0)
+    restarts = inspect.get("RestartCount", 0) - first.get("RestartCount", 0)
     if restarts >= RESTARTS_ALLOWED:
-        return f"ends right after each start (exit code {state.get('ExitCode')}, {restarts} restarts by the engine)"
+        return f"ends right after each start: the engine has restarted it {restarts} times by now"
     return None
 
 
@@ -682,13 +690,14 @@ def pull(image: str) -> dict[str, Any]:
         engine.forget()
         after = engine.image(image)
     except EngineError as error:
-        raise _failure(error, f"pulling image {image} from {registry}") from error
+        trouble, after = [str(error)], None
     if trouble or after is None:
         cause = trouble[0] if trouble else "the engine reported success, but the image is not there"
         raise CommandExecutionError(
             _container.scrub(
                 f"pulling image {image} from {registry}: {cause}. Options docker_registry, docker_namespace and "
-                "openstack_tag make the name; docker_registry_username and password docker_registry_password log in",
+                "openstack_tag make the name; option docker_registry_username and password docker_registry_password "
+                "log in",
                 _secret_values(),
             )
         )
