@@ -56,7 +56,9 @@ def context_hash(folder: Path) -> str:
             continue
         content = path.read_bytes()
         if relative.name == "Dockerfile":
-            content = _DATE.sub(b"", content)
+            # Empty lines come and go with the template blocks and mean nothing.
+            lines = (line.rstrip() for line in _DATE.sub(b"", content).splitlines())
+            content = b"\n".join(line for line in lines if line)
         executable = bool(path.stat().st_mode & 0o100)
         digest = hashlib.sha256(content).hexdigest()
         total.update(f"{relative}\0{executable}\0{digest}\n".encode())

@@ -23,6 +23,7 @@ BASE_IMAGE = "kolla-salt/debian"
 BASE_PACKAGES = "ca-certificates"
 
 _BLOCK = re.compile(r"\{%-?\s*block\s+(\w+)\s*-?%\}.*?\{%-?\s*endblock(?:\s+\w+)?\s*-?%\}\n?", re.DOTALL)
+_EXTENDS = re.compile(r"\{%-?\s*extends\b.*?%\}")
 
 
 def without_blocks(template: str, other: str) -> str:
@@ -185,8 +186,8 @@ class Workspace:
         if self.site.override:
             text = without_blocks(text, self.site.override.read_text())
         # Data of the release that the overrides need; JSON is also a literal of the template language.
-        data = json.dumps(self.release.collections)
-        override.write_text(f"{{% set toolbox_collections = {data} %}}\n{text}")
+        data = f"{{% set toolbox_collections = {json.dumps(self.release.collections)} %}}"
+        override.write_text(_EXTENDS.sub(lambda match: f"{match[0]}\n{data}", text, count=1))
 
         sources = self.sources()
         rows = [

@@ -64,7 +64,7 @@ def test_a_changed_source_reaches_its_image_and_the_images_on_it(rendered):
 def test_neither_the_day_nor_the_machine_changes_an_image(rendered):
     before = image_keys(rendered, SOURCES, "root")
     dockerfile = rendered / "group" / "base" / "Dockerfile"
-    dockerfile.write_text(dockerfile.read_text().replace("20260101", "20260202"))
+    dockerfile.write_text("\n\n" + dockerfile.read_text().replace("20260101", "20260202") + "  \n")
     (rendered / "group" / "base" / "build-input").mkdir()
     (rendered / "group" / "base" / "build-input" / "pip.conf").write_text("[global]\n")
     assert changed(before, image_keys(rendered, SOURCES, "root")) == set()
