@@ -118,8 +118,8 @@ def set_sysctl(name: str, value: Any) -> Changes:
                 os.close(descriptor)
         except OSError as error:
             raise CommandExecutionError(
-                f"setting kernel parameter {name} to {wanted!r}: {error.strerror} ({path}, now {sysctl_value(name)!r}); "
-                "inside a container or namespace the host itself has to set it"
+                f"setting kernel parameter {name} to {wanted!r}: {error.strerror} ({path}, now "
+                f"{sysctl_value(name)!r}); inside a container or namespace the host itself has to set it"
             ) from error
     if "file" in changes:
         content = _persisted() | {name: wanted}

@@ -36,7 +36,7 @@ def deployed(minion, name, spec):
     return facts(minion, name)
 
 
-# ------------------------------------------------------------------------------------------------------------- running
+# ---------------------------------------------------------------- running
 
 
 def test_an_absent_container_is_predicted_then_created_and_then_left_alone(minion, name, spec):
@@ -279,7 +279,7 @@ def test_a_run_that_died_between_file_and_restart_is_made_up_for(minion, name, s
     assert journal(minion, name) == ["start one", "start two"]
 
 
-# -------------------------------------------------------------------------------------------------------- watch in Salt
+# ---------------------------------------------------------------- watch in Salt
 
 
 def high(name, spec, config_dir, content, file="app.conf", more=()):
@@ -343,7 +343,7 @@ def test_a_watched_change_of_something_else_restarts_once(minion, name, spec, co
     assert journal(minion, name) == ["start one", "start one"]
 
 
-# -------------------------------------------------------------------------------------------------------------- failure
+# ---------------------------------------------------------------- failure
 
 
 def test_a_program_that_ends_at_once_fails_early_and_says_why_without_the_secret(minion, name, spec, config_dir):
@@ -435,7 +435,7 @@ def test_an_engine_that_does_not_answer_is_one_sentence(minion, name, tmp_path, 
         assert "no answer from the container engine" in ret["comment"] and "none.sock" in ret["comment"]
 
 
-# --------------------------------------------------------------------------------------------------------------- secrets
+# ---------------------------------------------------------------- secrets
 
 
 def test_secrets_are_in_the_container_and_nowhere_else(minion, name, spec, deployed):
@@ -451,7 +451,7 @@ def test_secrets_are_in_the_container_and_nowhere_else(minion, name, spec, deplo
     assert "s3cret" not in everything and "n3w-secret" not in everything
 
 
-# -------------------------------------------------------------------------------------------------------------- take-over
+# ---------------------------------------------------------------- take-over
 
 
 def foreign(engine, images, name, config_dir, **more):
@@ -515,7 +515,7 @@ def test_the_systemd_unit_of_another_tool_is_given_up(minion, engine, images, na
         assert unit.exists() is test
 
 
-# ---------------------------------------------------------------------------------------------------------- other states
+# ---------------------------------------------------------------- other states
 
 
 def test_ran_runs_until_it_succeeded_with_the_present_image(minion, name, images, workdir):
@@ -645,7 +645,7 @@ def test_image_present(minion, images):
     assert minion.job().images_missing([images[0], missing, missing]) == [missing]
 
 
-# ---------------------------------------------------------------------------------------------------------------- verbs
+# ---------------------------------------------------------------- verbs
 
 
 def test_many_stop_in_the_time_of_the_slowest(minion, name, images, engine):
@@ -712,7 +712,7 @@ def test_a_removed_image_of_a_running_container_does_not_disturb_it(minion, name
     engine.act("untag", "remove_image", "kolla-salt-test/kept:1")
 
 
-# ---------------------------------------------------------------------------------------------------------------- figures
+# ---------------------------------------------------------------- figures
 
 
 def test_nothing_to_do_costs_one_list_and_two_questions_and_loads_no_client(minion, name, spec, deployed):
