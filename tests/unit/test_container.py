@@ -97,7 +97,7 @@ def changes(wanted, inspect, image=IMAGE_CONFIG, **more):
         ("restart_policy", "on-failure:0", "on-failure"),
         ("extra_hosts", {"a": "1.2.3.4"}, ["a:1.2.3.4"]),
         ("healthcheck", "true", {"test": ["CMD-SHELL", "true"]}),
-        ("healthcheck", {"test": ["check", "-x"], "interval": "30"}, {"test": ["CMD", "check", "-x"], "interval": 30.0}),
+        ("healthcheck", {"test": ["check", "-x"], "retries": "3"}, {"test": ["CMD", "check", "-x"], "retries": 3}),
         ("healthcheck", {"test": "NONE", "interval": 3}, {"test": ["NONE"]}),
         ("environment", {"A": None, "B": 1, "C": True}, {"A": "", "B": "1", "C": "true"}),
     ],
