@@ -45,6 +45,10 @@ class Progress:
         """Tell that ``text`` was done, and how long it took, when the block ends without an error."""
         began = time.monotonic()
         yield
+        self.done(text, began)
+
+    def done(self, text: str, began: float) -> None:
+        """Tell that ``text`` was done since ``began`` (seconds of the monotonic clock)."""
         self.changes.append(text)
         self.write(f"{time.monotonic() - began:6.1f} s  {text}")
 
@@ -147,10 +151,10 @@ def up(
                 rootfs.ensure_venv(paths.cache, base, wanted, progress.note)
         _network(progress)
         _registry(paths, progress)
+        began = time.monotonic()
         written = write_site(paths, count, progress)
         if written:
-            with progress.step(f"wrote {', '.join(written)} in {paths.site}"):
-                pass
+            progress.done(f"wrote {', '.join(written)} in {paths.site}", began)
         rootfs.write_metadata(paths.meta, project)
         code = rootfs.digest(code_digest(paths.repo), rootfs.metadata_files(project), venv.name)
         _master(paths, code, progress)
@@ -169,8 +173,9 @@ def _network(progress: Progress) -> None:
         if host.ensure_bridge(bridge, f"{address}/{topo.PREFIX_LENGTH}"):
             if bridge == topo.EXT_BRIDGE:
                 host.checksums_in_software(bridge)
-            with progress.step(f"bridge {bridge} with {address} ({time.monotonic() - began:.1f} s)"):
-                pass
+            progress.done(f"bridge {bridge} with {address}", began)
+        if host.pass_firewall(bridge):
+            progress.done(f"this machine's firewall lets nodes reach each other over {bridge}", began)
 
 
 def _registry_module() -> Any | None:
@@ -321,8 +326,7 @@ def _wait(paths: Paths, nodes: Sequence[topo.Node], progress: Progress) -> None:
             )
         time.sleep(0.1)
     if waited:
-        progress.changes.append("waited for engines and minions")
-        progress.write(f"{time.monotonic() - began:6.1f} s  engines and minions of {', '.join(names)} answer")
+        progress.done(f"engines and minions of {', '.join(names)} answer", began)
 
 
 # --- status ---------------------------------------------------------------------------------------------------
@@ -464,9 +468,10 @@ def down(paths: Paths, progress: Progress | None = None, *, purge: bool = False)
         for link in _links():
             host.remove_link(link)
         for bridge in (topo.API_BRIDGE, topo.EXT_BRIDGE):
+            began = time.monotonic()
+            host.leave_firewall(bridge)
             if host.remove_link(bridge):
-                with progress.step(f"removed bridge {bridge}"):
-                    pass
+                progress.done(f"removed bridge {bridge}", began)
         if paths.state.exists():
             with progress.step(f"removed {paths.state}"):
                 host.remove_tree(paths.state)

@@ -430,6 +430,59 @@ def remove_link(name: str) -> bool:
     return run(["ip", "link", "delete", "dev", name], f"remove {name}", check=False).returncode == 0
 
 
+def firewall_stops_bridges(nf_call: str, rules: str) -> bool:
+    """Return whether the machine's firewall drops what nodes send each other over a bridge.
+
+    A container engine on the machine makes that so: it lets iptables see bridged frames and drops what it did not
+    allow itself.
+
+    Args:
+        nf_call: content of /proc/sys/net/bridge/bridge-nf-call-iptables, "" if there is none.
+        rules: output of `iptables -S FORWARD`.
+    """
+    return nf_call.strip() == "1" and any(
+        line == "-P FORWARD DROP" or line.startswith("-A FORWARD") for line in rules.splitlines()
+    )
+
+
+def _bridge_rule(bridge: str) -> list[str]:
+    return ["FORWARD", "-i", bridge, "-o", bridge, "-m", "comment", "--comment", "kolla-salt sandbox", "-j", "ACCEPT"]
+
+
+def _has_rule(bridge: str) -> bool:
+    return run(["iptables", "-w", "-C", *_bridge_rule(bridge)], "read the firewall", check=False).returncode == 0
+
+
+def pass_firewall(bridge: str) -> bool:
+    """Let frames from ``bridge`` to itself pass the machine's firewall, where that stops them.
+
+    Returns:
+        Whether a rule was added. It speaks of the sandbox's bridge only, and :func:`leave_firewall` removes it.
+    """
+    try:
+        nf_call = Path("/proc/sys/net/bridge/bridge-nf-call-iptables").read_text()
+    except FileNotFoundError:
+        return False
+    if not have_tool("iptables"):
+        return False
+    rules = run(["iptables", "-w", "-S", "FORWARD"], "read the firewall", check=False).stdout
+    if not firewall_stops_bridges(nf_call, rules) or _has_rule(bridge):
+        return False
+    run(["iptables", "-w", "-I", *_bridge_rule(bridge)], f"let {bridge} pass the firewall of this machine")
+    return True
+
+
+def leave_firewall(bridge: str) -> bool:
+    """Remove the rule of :func:`pass_firewall`; return whether it was there."""
+    if not have_tool("iptables") or not _has_rule(bridge):
+        return False
+    run(
+        ["iptables", "-w", "-D", *_bridge_rule(bridge)],
+        f"remove the rule of {bridge} from the firewall of this machine",
+    )
+    return True
+
+
 # --- lock -----------------------------------------------------------------------------------------------------
 
 

@@ -164,3 +164,18 @@ def test_remove_cgroup_reports_what_stays(tmp_path: Path, monkeypatch: pytest.Mo
     (tmp_path / "x" / "top" / "busy").touch()
     groups = host.Cgroups((("x", "x", str(tmp_path / "x")),), None)
     assert host.remove_cgroup(groups, "top") == [tmp_path / "x" / "top"]
+
+
+@pytest.mark.parametrize(
+    ("nf_call", "rules", "stops"),
+    [
+        ("1\n", "-P FORWARD DROP\n", True),
+        ("1\n", "-P FORWARD ACCEPT\n-A FORWARD -j DOCKER-USER\n", True),
+        ("1\n", "-P FORWARD ACCEPT\n", False),
+        ("0\n", "-P FORWARD DROP\n", False),
+        ("", "-P FORWARD DROP\n", False),
+        ("1\n", "", False),
+    ],
+)
+def test_when_the_firewall_needs_a_rule(nf_call: str, rules: str, stops: bool) -> None:
+    assert host.firewall_stops_bridges(nf_call, rules) is stops
