@@ -258,12 +258,15 @@ def ramdisk(root: Path, version: str) -> bytes:
         GuestError: busybox or the modules are missing.
     """
     busybox = next((path for path in (root / "usr/bin/busybox", root / "bin/busybox") if path.is_file()), None)
-    modules = next((path for path in (root / "usr/lib/modules" / version, root / "lib/modules" / version) if path.is_dir()), None)
+    modules = next(
+        (path for path in (root / "usr/lib/modules" / version, root / "lib/modules" / version) if path.is_dir()), None
+    )
     if busybox is None or modules is None:
         raise GuestError(f"building the guest: {root} has no {'busybox' if busybox is None else 'modules of ' + version}; "
                          f"remove {root.parent} and try again")  # fmt: skip
     entries: list[tuple[str, int, bytes]] = [
-        (name, stat.S_IFDIR | 0o755, b"") for name in ("bin", "dev", "etc", "modules", "proc", "run", "sys", "tmp", "www")
+        (name, stat.S_IFDIR | 0o755, b"")
+        for name in ("bin", "dev", "etc", "modules", "proc", "run", "sys", "tmp", "www")
     ]
     entries.append(("bin/busybox", stat.S_IFREG | 0o755, busybox.read_bytes()))
     entries.append(("init", stat.S_IFREG | 0o755, INIT.encode()))
@@ -298,7 +301,9 @@ def build(cache: Path | None = None) -> Guest:
             _run(["dpkg", "-x", str(package), str(root)], f"unpacking {package.name}")
         images = sorted(root.glob("boot/vmlinuz-*"))
         if not images:
-            raise GuestError(f"building the guest: none of {', '.join(p.name for p in work.glob('*.deb'))} has a kernel in /boot")
+            raise GuestError(
+                f"building the guest: none of {', '.join(p.name for p in work.glob('*.deb'))} has a kernel in /boot"
+            )
         found = images[-1].name.removeprefix("vmlinuz-")
         (work / "ramdisk").write_bytes(ramdisk(root, found))
         shutil.copyfile(images[-1], work / "kernel")

@@ -175,7 +175,8 @@ def digest(directory: Path | str) -> str:
     """
     total = hashlib.sha256()
     base = Path(directory)
-    for path in sorted(p for p in base.rglob("*") if p.is_file()):
+    files = [base / name for name in ("globals.yml", "topology.yml", "passwords.yml")]
+    for path in sorted(p for p in [*files, *(base / "overrides").rglob("*")] if p.is_file()):
         total.update(str(path.relative_to(base)).encode() + b"\0")
         total.update(hashlib.sha256(path.read_bytes()).digest())
     return total.hexdigest()[:16]
