@@ -153,6 +153,7 @@ def ping(paths: Paths, names: Sequence[str], timeout: int = 3) -> list[str]:
     try:
         import salt.client
         import salt.config
+        from salt.exceptions import SaltException
     except ImportError as err:
         raise SandboxError(
             "ask the minions",
@@ -164,13 +165,12 @@ def ping(paths: Paths, names: Sequence[str], timeout: int = 3) -> list[str]:
     client = salt.client.LocalClient(mopts=opts)
     try:
         answers = client.cmd(list(names), "test.ping", tgt_type="list", timeout=timeout, gather_job_timeout=1)
-    except Exception as err:  # Salt raises many kinds, all of which mean the same here
+    except (SaltException, OSError) as err:
         raise SandboxError(
             "ask the minions", f"{type(err).__name__}: {err}", mend=f"see {paths.master}/log/master"
         ) from err
     finally:
-        with contextlib.suppress(Exception):
-            client.destroy()
+        client.destroy()
     return [name for name in names if answers.get(name) is True]
 
 
