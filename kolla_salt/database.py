@@ -19,6 +19,7 @@ Changes = dict[str, dict[str, Any]]
 _NOT_UP_YET = {2002, 2003, 2006, 2013, 1040, 1053, 1047, 1927}
 _LOST = {2006, 2013, 1927}
 _ACCESS_DENIED = 1045
+_NO_TLS = 2026
 _NO_ACCESS_TO_SCHEMA = 1044
 
 CONNECT_TIMEOUT = 5
@@ -86,7 +87,7 @@ class Database:
             try:
                 with self._explained(sql, values):
                     if self._connection is None:
-                        self._connection = self._connect(self.user, self._password)
+                        self._connection = self._connect_as_administrator()
                     with self._connection.cursor() as cursor:
                         cursor.execute(sql, tuple(values) or None)
                         return list(cursor.fetchall())
@@ -105,7 +106,7 @@ class Database:
         self._connection = None
 
     def accepts(self, user: str, password: str) -> bool:
-        """Log in as ``user`` and say whether the server takes the password."""
+        """Log in as ``user`` and say whether the server takes the password, which is not sent in clear."""
         import pymysql
 
         try:
@@ -189,9 +190,15 @@ class Database:
                     raise DatabaseError(f"granting to {user}@{host}: {text!r} is no list of privileges")
                 self.query(f"GRANT {text} ON {_quote_scope(scope)} TO %s@%s", (user, host))
 
-    def _connect(self, user: str, password: str) -> Any:
+    def _connect(self, user: str, password: str, tls: Any = None) -> Any:
         import pymysql
 
+        if self._ca_file:
+            encryption: dict[str, Any] = {"ssl": {"ca": self._ca_file}}
+        else:
+            # PyMySQL would read all the system's authorities for each connection, a tenth of a second, to check
+            # nothing with them.
+            encryption = {"ssl": tls} if tls else {"ssl_disabled": True}
         return pymysql.connect(
             host=self.address,
             port=self.port,
@@ -202,8 +209,23 @@ class Database:
             write_timeout=QUERY_TIMEOUT,
             autocommit=True,
             charset="utf8mb4",
-            ssl={"ca": self._ca_file} if self._ca_file else None,
+            **encryption,
         )
+
+    def _connect_as_administrator(self) -> Any:
+        """Connect with TLS where the server offers it: statements that set a password hold it in clear."""
+        import ssl
+
+        import pymysql
+
+        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        tls.check_hostname, tls.verify_mode = False, ssl.CERT_NONE
+        try:
+            return self._connect(self.user, self._password, tls)
+        except pymysql.OperationalError as err:
+            if err.args[0] != _NO_TLS:
+                raise
+        return self._connect(self.user, self._password)
 
     @contextmanager
     def _explained(self, tried: str, values: Sequence[Any]) -> Iterator[None]:
