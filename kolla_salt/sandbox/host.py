@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import subprocess
+import textwrap
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -66,11 +67,16 @@ def run(
     except FileNotFoundError as err:
         raise SandboxError(doing, f"the command {command[0]} is missing", mend=mend) from err
     except subprocess.TimeoutExpired as err:
-        raise SandboxError(doing, f"`{' '.join(command)}` still ran after {timeout} s", mend=mend) from err
+        raise SandboxError(doing, f"`{_shown(command)}` still ran after {timeout} s", mend=mend) from err
     if check and result.returncode:
         tail = (result.stderr or result.stdout).strip()[-1500:] or "no output"
-        raise SandboxError(doing, f"`{' '.join(command)}` ended with status {result.returncode}: {tail}", mend=mend)
+        raise SandboxError(doing, f"`{_shown(command)}` ended with status {result.returncode}: {tail}", mend=mend)
     return result
+
+
+def _shown(command: Sequence[str]) -> str:
+    """Return ``command`` in one line that is not too long to be read."""
+    return textwrap.shorten(" ".join(command), 200, placeholder=" ...")
 
 
 def require_root() -> None:
@@ -543,6 +549,20 @@ def write_file(path: Path, text: str, mode: int = 0o644) -> bool:
         file.write(text)
         os.fchmod(file.fileno(), mode)
     os.replace(beside, path)
+    return True
+
+
+def ensure_link(link: Path, target: str) -> bool:
+    """Make ``link`` a symbolic link to ``target``, instead of whatever it is; return whether it changed."""
+    if link.is_symlink() and os.readlink(link) == target:
+        return False
+    if link.is_dir() and not link.is_symlink():
+        remove_tree(link)
+    link.parent.mkdir(parents=True, exist_ok=True)
+    beside = link.with_name(f".{link.name}.new")
+    beside.unlink(missing_ok=True)
+    beside.symlink_to(target)
+    beside.rename(link)
     return True
 
 

@@ -165,6 +165,8 @@ def prepare_files(paths: Paths, node: Node, nodes: Sequence[Node], running: Runn
         old = "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n"
     host.write_file(hosts, topo.with_hosts_block(old, nodes))
     host.write_file(place("etc/salt/minion"), minion_config(node))
+    for part in rootfs.READY_PYCACHE:
+        host.ensure_link(place(f"{rootfs.NODE_PYCACHE.lstrip('/')}/{part}"), f"{rootfs.NODE_VENV}/pycache/{part}")
     if running is None:
         host.write_file(place("etc/hostname"), f"{node.name}\n")
         # Once: `kolla-salt bootstrap-servers` and the reader may change what they like afterwards.

@@ -28,12 +28,16 @@ PACKAGES = (
 # What only compiling wheels needs; installed in a throw-away overlay.
 BUILD_PACKAGES = ("gcc", "libc6-dev", "python3-dev")
 # Raise when the recipes below change what they make.
-RECIPE = "1"
+BASE_RECIPE = "1"
+VENV_RECIPE = "2"
 
 # Where the project's environment, code and metadata lie in a node.
 NODE_VENV = "/opt/kolla-salt"
 NODE_SRC = f"{NODE_VENV}/src"
 NODE_META = f"{NODE_VENV}/meta"
+# Where a minion has compiled files, and which of them come with the environment.
+NODE_PYCACHE = "/var/cache/kolla-salt/pycache"
+READY_PYCACHE = ("usr", "opt/kolla-salt/lib")
 FALLBACK_DEPENDENCIES = ("salt>=3008.3,<3009", "docker", "PyMySQL", "keystoneauth1", "requests", "Jinja2", "PyYAML")
 
 Say = Callable[[str], None]
@@ -139,12 +143,12 @@ def apt_options(dump: str) -> list[str]:
 
 def base_dir(cache: Path) -> Path:
     """Return the directory of the nodes' root file system."""
-    return cache / "rootfs" / f"debian-{SUITE}-{digest(RECIPE, SUITE, PACKAGES)}"
+    return cache / "rootfs" / f"debian-{SUITE}-{digest(BASE_RECIPE, SUITE, PACKAGES)}"
 
 
 def venv_dir(cache: Path, wanted: Sequence[str]) -> Path:
     """Return the directory of the Python environment that holds the distributions ``wanted``."""
-    return cache / "venvs" / f"{PYTHON_TAG}-{digest(RECIPE, base_dir(cache).name, sorted(wanted))}"
+    return cache / "venvs" / f"{PYTHON_TAG}-{digest(VENV_RECIPE, base_dir(cache).name, sorted(wanted))}"
 
 
 def wheel_dir(cache: Path, python_tag: str) -> Path:
@@ -280,6 +284,8 @@ ls /wheels/timelib-*.whl > /dev/null 2>&1 || compiler
 build "$@" || { compiler; build "$@"; }
 """
 
+# A minion keeps compiled files of the read-only code in a directory of its own, and Python then looks there for those
+# of all modules: without ready ones the first start of a minion would take several seconds longer.
 # $1 is the environment, $2 the metadata, $3 the code, the rest are requirements. Metadata comes first on the path: it
 # must win over a leftover of an installation inside the clone.
 MAKE_VENV = """
@@ -287,6 +293,7 @@ venv=$1 meta=$2 src=$3; shift 3
 python3 -m venv "$venv"
 "$venv/bin/pip" -q install --no-index --find-links /wheels "$@"
 mkdir "$src" "$meta"
+PYTHONPYCACHEPREFIX="$venv/pycache" "$venv/bin/python3" -m compileall -q "$venv/lib" /usr/lib/python3.* || true
 printf '%s\\n' "$meta" "$src" > "$(echo "$venv"/lib/python3.*/site-packages)/kolla_salt_sandbox.pth"
 cat > "$venv/bin/kolla-salt" << END
 #!$venv/bin/python3
@@ -306,29 +313,22 @@ def ensure_venv(cache: Path, base: Path, wanted: Sequence[str], say: Say) -> Pat
     target = venv_dir(cache, wanted)
     if target.is_dir():
         return target
-    wheels = wheel_dir(cache, PYTHON_TAG)
-    with locked(wheels, lambda: say(f"waits for another process that builds wheels in {wheels}")):
-        say(f"builds wheels of {len(wanted)} distributions and what they need for the nodes' Python (once)")
+
+    def build(wheels: Path) -> None:
+        doing = f"build the wheels of {', '.join(wanted)}"
         _in_base(
-            base,
-            cache / "building",
-            {wheels: "/wheels"},
-            BUILD_WHEELS,
-            f"build the wheels of {', '.join(wanted)}",
-            list(wanted),
+            base, cache / "building", {wheels: "/wheels"}, BUILD_WHEELS, doing, [" ".join(BUILD_PACKAGES), *wanted]
         )
+
+    wheels = _complete_wheels(cache, PYTHON_TAG, wanted, say, build)
     beside = target.with_name(f"{target.name}.building")
     remove_tree(beside)
     beside.mkdir(parents=True)
     say("makes the nodes' Python environment (once)")
     _in_base(
-        base,
-        cache / "building",
-        {wheels: "/wheels", beside: NODE_VENV},
-        MAKE_VENV,
-        f"install {', '.join(wanted)} for the nodes",
-        list(wanted),
-    )
+        base, cache / "building", {wheels: "/wheels", beside: NODE_VENV}, MAKE_VENV,
+        f"install {', '.join(wanted)} for the nodes", [NODE_VENV, NODE_META, NODE_SRC, *wanted],
+    )  # fmt: skip
     beside.rename(target)
     return target
 
@@ -346,17 +346,23 @@ def ensure_wheels(cache: Path, python: str, wanted: Sequence[str], say: Say) -> 
         The directory of the wheels, for `pip install --find-links`.
     """
     tag = run([python, "-c", "import sys; print('cp%d%d' % sys.version_info[:2])"], f"ask {python} its version").stdout
-    wheels = wheel_dir(cache, tag.strip())
+
+    def build(wheels: Path) -> None:
+        options = ["-q", "wheel", "--find-links", str(wheels), "--wheel-dir", str(wheels)]
+        mend = "Salt needs gcc and the Python headers (python3-dev)"
+        run([python, "-m", "pip", *options, *wanted], f"build wheels in {wheels}", timeout=3600, mend=mend)
+
+    return _complete_wheels(cache, tag.strip(), wanted, say, build)
+
+
+def _complete_wheels(cache: Path, tag: str, wanted: Sequence[str], say: Say, build: Callable[[Path], None]) -> Path:
+    """Return the directory of the wheels for the interpreter ``tag``, after ``build`` unless ``wanted`` was built."""
+    wheels = wheel_dir(cache, tag)
     stamp = wheels / f".complete-{digest(sorted(wanted))}"
     with locked(wheels, lambda: say(f"waits for another process that builds wheels in {wheels}")):
         if not stamp.exists():
             say(f"builds wheels of {len(wanted)} distributions and what they need in {wheels} (once)")
-            run(
-                [python, "-m", "pip", "-q", "wheel", "--find-links", str(wheels), "--wheel-dir", str(wheels), *wanted],
-                f"build wheels in {wheels}",
-                timeout=3600,
-                mend="Salt needs gcc and the Python headers (python3-dev)",
-            )
+            build(wheels)
             stamp.touch()
     return wheels
 

@@ -89,6 +89,17 @@ def test_write_file_only_when_needed(tmp_path: Path) -> None:
     assert os.listdir(file.parent) == ["b"]
 
 
+def test_ensure_link_replaces_what_is_there(tmp_path: Path) -> None:
+    link = tmp_path / "a" / "link"
+    link.mkdir(parents=True)
+    (link / "file").touch()
+    assert host.ensure_link(link, "/one")
+    assert not host.ensure_link(link, "/one")
+    assert host.ensure_link(link, "/two")
+    assert os.readlink(link) == "/two"
+    assert os.listdir(link.parent) == ["link"]
+
+
 def test_kill_all_until_none_is_left() -> None:
     # One that ignores SIGTERM.
     child = subprocess.Popen(
