@@ -30,7 +30,9 @@ class Imported:
     left: list[str] = field(default_factory=list)
 
 
-def options(values: Mapping[str, Any], declarations: Mapping[str, Declaration], where: str, left: list[str]) -> dict[str, Any]:
+def options(
+    values: Mapping[str, Any], declarations: Mapping[str, Declaration], where: str, left: list[str]
+) -> dict[str, Any]:
     """Return the options of ``values`` under their names here; what cannot be taken over is added to ``left``.
 
     Args:
@@ -104,7 +106,7 @@ def inventory(text: str) -> tuple[dict[str, list[str]], dict[str, dict[str, str]
                 groups.setdefault(section, []).append(name)
                 hosts.setdefault(name, {}).update({key: value.strip("'\"") for key, value in pairs.items()})
     for group, values in variables.items():
-        for name in members(group, groups, children):
+        for name in list(hosts) if group == "all" else members(group, groups, children):
             hosts[name] = {**values, **hosts.get(name, {})}
     return groups, hosts, children
 
@@ -119,7 +121,7 @@ def _expand(pattern: str) -> list[str]:
         inside = [str(number).zfill(len(first)) for number in range(int(first), int(last) + 1)]
     else:
         inside = [chr(code) for code in range(ord(first), ord(last) + 1)]
-    head, tail = pattern[: match.start()], pattern[match.end():]
+    head, tail = pattern[: match.start()], pattern[match.end() :]
     return [name for part in inside for name in _expand(f"{head}{part}{tail}")]
 
 

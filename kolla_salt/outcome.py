@@ -155,9 +155,12 @@ def last_words(text: str) -> str:
     lines = text.strip().splitlines()
     if "Traceback (most recent call last):" in text and lines:
         # An exception's text begins at the last line that is not indented.
-        start = max((number for number, line in enumerate(lines) if line and not line.startswith((" ", "\t"))), default=0)
+        start = max(
+            (number for number, line in enumerate(lines) if line and not line.startswith((" ", "\t"))), default=0
+        )
         return "\n".join(lines[start:])
-    return text.strip()
+    # Salt puts this before what an execution function raised.
+    return text.strip().removeprefix("ERROR: ")
 
 
 def _seconds(duration: Any) -> float:

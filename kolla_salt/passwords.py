@@ -99,7 +99,7 @@ def derive(name: str, kind: Kind, source: str, present: Any) -> str:
     user = f"{kind.get('user', name)}:" if kind["kind"] == "htpasswd" else ""
     if isinstance(present, str) and present.startswith(user):
         try:
-            if bcrypt.checkpw(source.encode(), present[len(user):].encode()):
+            if bcrypt.checkpw(source.encode(), present[len(user) :].encode()):
                 return present
         except ValueError:
             pass  # not a hash at all: made anew
@@ -124,7 +124,9 @@ def fill(values: Mapping[str, Any], kinds: Mapping[str, Kind]) -> tuple[dict[str
         if kind["kind"] in DERIVED:
             source = new.get(kind.get("of"), values.get(kind.get("of")))
             if not isinstance(source, str):
-                raise PasswordError(f"making {name}, a {kind['kind']} hash of '{kind.get('of')}': no such password is declared")
+                raise PasswordError(
+                    f"making {name}, a {kind['kind']} hash of '{kind.get('of')}': no such password is declared"
+                )
             value = derive(name, kind, source, present)
             if value == present:
                 report.kept.append(name)
@@ -187,7 +189,8 @@ class _Dumper(yaml.SafeDumper):
 
 
 _Dumper.add_representer(
-    str, lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+    str,
+    lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None),
 )
 
 

@@ -72,7 +72,7 @@ class RunState:
         Events of other runs and other jobs change nothing.
         """
         if tag.startswith(TAG):
-            return self._own(tag[len(TAG):], data)
+            return self._own(tag[len(TAG) :], data)
         if tag.startswith("salt/job/") and "/ret/" in tag and self.run:
             return self._job_return(data)
         return ""
@@ -112,7 +112,9 @@ class RunState:
         step.left_out = data.get("left_out") or {}
         for name, said in (data.get("hosts") or {}).items():
             host = step.hosts.setdefault(name, HostState(name))
-            host.state = {True: "changed" if said["changed"] else "ok", False: "failed", None: "unknown"}[said["result"]]
+            host.state = {True: "changed" if said["changed"] else "ok", False: "failed", None: "unknown"}[
+                said["result"]
+            ]
             host.seconds, host.changed = said["seconds"], said["changed"]
             host.failures = [outcome.Failure(**failure) for failure in said["failed"]]
         return "ended"

@@ -32,12 +32,35 @@ def needed_by(service: str, requires: Requires) -> set[str]:
     return found
 
 
-def sls_by_host(steps: Iterable[Step]) -> dict[str, list[str]]:
-    """Return for each host all SLS of all its steps, in order and once: what its dry run is made of."""
+def placement(resolver: Any, services: Iterable[str]) -> dict[str, set[str]]:
+    """Return for each host of the topology the services that have something on it.
+
+    Args:
+        resolver: of any host.
+        services: those to look at. The preparation of hosts (``kolla``) is everywhere.
+    """
+    names = list(services)
+    return {
+        host: {
+            name for name in names if name == "kolla" or name in resolver.declarations and resolver.placed(name, host)
+        }
+        for host in resolver.topology_hosts
+    }
+
+
+def sls_by_host(steps: Iterable[Step], placed: Mapping[str, set[str]] | None = None) -> dict[str, list[str]]:
+    """Return for each host all SLS of all its steps, in order and once: what its dry run is made of.
+
+    Args:
+        steps: the plan. All hosts of a step are given for all its services.
+        placed: host -> services that have something there; others are left out. Default: all have.
+    """
     result: dict[str, dict[str, None]] = {}
     for step in steps:
         for host in step["minions"]:
-            result.setdefault(host, {}).update(dict.fromkeys(step["sls"]))
+            names = [sls for sls in step["sls"] if placed is None or service_of(sls) in placed.get(host, ())]
+            if names:
+                result.setdefault(host, {}).update(dict.fromkeys(names))
     return {host: list(names) for host, names in result.items()}
 
 
@@ -65,6 +88,8 @@ class Progress:
     unknown: set[str] = field(default_factory=set)
     failed: set[tuple[str, str]] = field(default_factory=set)
     todo: set[str] | None = None
+    #: host -> services that have something there; None: not known
+    placed: Mapping[str, set[str]] | None = None
 
     def fail(self, service: str, host: str) -> None:
         """Note that ``service`` failed on ``host``."""
@@ -105,6 +130,8 @@ class Progress:
             for sls in step["sls"]:
                 service = service_of(sls)
                 if self.todo is not None and service not in self.todo:
+                    continue
+                if self.placed is not None and service not in self.placed.get(host, ()):
                     continue
                 why = self.obstacle(service, host)
                 if not why and service != sls and (service, host) in self.failed:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from kolla_salt import __version__
+from kolla_salt import __version__, outcome
 from kolla_salt.cli import place, view
 from kolla_salt.cli.cloud import selection
 from kolla_salt.cli.errors import CliError
@@ -74,9 +74,17 @@ class Cloud:
 
         problems = sites.validate(self.site, self.declarations)
         if problems:
-            lines = "".join(f"\n  {problem.text}" for problem in problems)
+            prefix = "kolla:passwords:"
+            unset = [problem.path.removeprefix(prefix) for problem in problems
+                     if problem.path.startswith(prefix) and problem.value is None]  # fmt: skip
+            lines = [problem.text for problem in problems if problem.path.removeprefix(prefix) not in unset]
+            if unset:
+                lines.append(
+                    f"{view.plural(len(unset), 'password')} not set: {', '.join(unset)}; kolla-salt genpwd makes them"
+                )
             raise CliError(
-                f"the site {self.directory} has {view.plural(len(problems), 'problem')}:{lines}",
+                f"the site {self.directory} has {view.plural(len(problems), 'problem')}:"
+                + "".join(f"\n  {line}" for line in lines),
                 problems=[{**vars(problem), "text": problem.text} for problem in problems],
             )
 
@@ -99,12 +107,12 @@ def survey(
     master: Master, cloud: Cloud, hosts: list[str], services: list[str] | None = None
 ) -> tuple[dict[str, Any], list[str]]:
     """Do the dry run on all hosts in one job; return host -> report, and the hosts that did not answer."""
-    from kolla_salt import outcome
     from kolla_salt import plan as plans
-    from kolla_salt.steps import sls_by_host
+    from kolla_salt.steps import placement, service_of, sls_by_host
 
     steps = plans.steps(cloud.resolver, services or None)
-    wanted = {host: names for host, names in sls_by_host(steps).items() if host in hosts}
+    placed = placement(cloud.resolver, {service_of(sls) for step in steps for sls in step["sls"]})
+    wanted = {host: names for host, names in sls_by_host(steps, placed).items() if host in hosts}
     present, unknown = master.present(list(wanted))
     reports = master.ask(present, "kolla_node.survey", sls=wanted)
     secrets = outcome.secrets_of(cloud.site.passwords)
@@ -295,7 +303,7 @@ def looks(master: Master, hosts: list[str]) -> tuple[dict[str, Any], list[str]]:
     reports = master.ask(present, "kolla_node.look")
     for host, report in reports.items():
         if not isinstance(report, dict) or "containers" not in report:
-            reports[host] = {"containers": {}, "problems": [str(report).strip()], "undeclared": []}
+            reports[host] = {"containers": {}, "problems": [outcome.last_words(str(report))], "undeclared": []}
     return reports, unknown + [host for host in present if host not in reports]
 
 

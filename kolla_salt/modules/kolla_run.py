@@ -18,7 +18,7 @@ from salt.exceptions import CommandExecutionError
 from kolla_salt import __version__, declarations, outcome, runs
 from kolla_salt import site as sites
 from kolla_salt.context import Resolver
-from kolla_salt.steps import Progress, service_of, sls_by_host, to_do
+from kolla_salt.steps import Progress, placement, service_of, sls_by_host, to_do
 
 __virtualname__ = "kolla_run"
 _KEY = "kolla_salt.run"
@@ -138,6 +138,7 @@ def begin(verb: str, steps: Any, run_id: str = "", every: bool = False, hosts: A
     progress = Progress(
         requires={name: decls[name]["requires"] for name in decls},
         primaries={name: resolver.service_hosts(name)[0] for name in services if name in decls},
+        placed=placement(resolver, services),
     )
     record = runs.create(
         verb,
@@ -157,7 +158,7 @@ def begin(verb: str, steps: Any, run_id: str = "", every: bool = False, hosts: A
         "result": "ok",
         "seconds": {},
     }
-    wanted = sls_by_host(steps)
+    wanted = sls_by_host(steps, progress.placed)
     _fire("begun", {"run": record.id, "verb": verb, "steps": [_short(step) for step in steps], "hosts": list(wanted)})
     started = time.time()
     answers = _ask(list(wanted), "test.ping", timeout=3)

@@ -53,8 +53,12 @@ def applied(name: str, **step: Any) -> dict[str, Any]:
     silent = [f"{host} did not return" for host in done["hosts"] if host not in done["returns"]]
     failed = [f"failed on {host}" for host, said in done["hosts"].items() if said["result"] is False]
     result = bool(done["ok"]) if not __opts__["test"] else (False if failed else None if changed else True)
-    return {"name": name, "result": result, "changes": {"out": "highstate", "ret": changed} if changed else {},
-            "comment": "\n".join([*failed, *silent, *left_out]) or ("applied" if done["hosts"] else "nothing to do")}
+    return {
+        "name": name,
+        "result": result,
+        "changes": {"out": "highstate", "ret": changed} if changed else {},
+        "comment": "\n".join([*failed, *silent, *left_out]) or ("applied" if done["hosts"] else "nothing to do"),
+    }
 
 
 def ended(name: str) -> dict[str, Any]:

@@ -30,21 +30,48 @@ class Cluster:
         self.config = base / "m" / "master"
         self.processes: dict[str, subprocess.Popen] = {}
         self.publish, self.ret = free_port(), free_port()
-        self.environ = {**os.environ, "KOLLA_SALT_FORMULA": str(formula), "KOLLA_SALT_CACHE_DIR": str(base / "cache"),
-                        "PYTHONWARNINGS": "ignore"}
+        self.environ = {
+            **os.environ,
+            "KOLLA_SALT_FORMULA": str(formula),
+            "KOLLA_SALT_CACHE_DIR": str(base / "cache"),
+            "PYTHONWARNINGS": "ignore",
+        }
         self.environ.pop("KOLLA_SALT_SITE", None)
-        common = {"user": "root", "log_level": "error", "publish_port": self.publish, "pki_dir": "/pki",
-                  "cachedir": "/cache", "sock_dir": "/run", "pidfile": "/run/salt.pid", "log_file": "/log/salt",
-                  "extension_modules": "/cache/extmods"}
-        self._write(self.config, {**common, "root_dir": str(base / "m"), "interface": "127.0.0.1", "ret_port": self.ret,
-                                  "auto_accept": True, "open_mode": True, "worker_threads": 3, "local": False,
-                                  "fileserver_list_cache_time": 0, "key_logfile": "/log/key",
-                                  "kolla_runs": str(base / "runs"),
-                                  "file_roots": {"base": [str(formula)]}, "pillar_roots": {"base": []},
-                                  "ext_pillar": [{"kolla": str(self.site)}]})
+        common = {
+            "user": "root",
+            "log_level": "error",
+            "publish_port": self.publish,
+            "pki_dir": "/pki",
+            "cachedir": "/cache",
+            "sock_dir": "/run",
+            "pidfile": "/run/salt.pid",
+            "log_file": "/log/salt",
+            "extension_modules": "/cache/extmods",
+        }
+        self._write(
+            self.config,
+            {
+                **common,
+                "root_dir": str(base / "m"),
+                "interface": "127.0.0.1",
+                "ret_port": self.ret,
+                "auto_accept": True,
+                "open_mode": True,
+                "worker_threads": 3,
+                "local": False,
+                "fileserver_list_cache_time": 0,
+                "key_logfile": "/log/key",
+                "kolla_runs": str(base / "runs"),
+                "file_roots": {"base": [str(formula)]},
+                "pillar_roots": {"base": []},
+                "ext_pillar": [{"kolla": str(self.site)}],
+            },
+        )
         for name in minions:
-            self._write(base / name / "minion", {**common, "root_dir": str(base / name), "id": name,
-                                                 "master": "127.0.0.1", "master_port": self.ret})
+            self._write(
+                base / name / "minion",
+                {**common, "root_dir": str(base / name), "id": name, "master": "127.0.0.1", "master_port": self.ret},
+            )
 
     @staticmethod
     def _write(path: Path, data: dict) -> None:
@@ -63,19 +90,33 @@ class Cluster:
         self.wait_for(self.minions)
 
     def wait_for(self, names: list[str], seconds: float = 90) -> None:
-        import salt.client
-        import salt.config
-
-        client = salt.client.LocalClient(mopts=salt.config.master_config(str(self.config)))
+        # In a process of its own: Salt takes over the logging of the one that imports it.
+        command = [
+            str(Path(sys.executable).parent / "salt"),
+            "-c",
+            str(self.config.parent),
+            "-t",
+            "2",
+            "-L",
+            ",".join(names),
+            "test.ping",
+            "--out=json",
+            "--static",
+        ]
         deadline = time.monotonic() + seconds
-        while set(client.cmd(names, "test.ping", tgt_type="list", timeout=2, gather_job_timeout=1)) != set(names):
-            assert time.monotonic() < deadline, f"not all of {names} answer"
+        said = ""
+        while said.count("true") < len(names):
+            assert time.monotonic() < deadline, f"not all of {names} answer: {said}"
+            said = subprocess.run(
+                command, env=self.environ, text=True, capture_output=True, timeout=60, check=False
+            ).stdout
 
     def _spawn(self, name: str, program: str) -> None:
         command = [str(Path(sys.executable).parent / program), "-c", str(self.base / name)]
         log = (self.base / name / "log" / "out").open("ab")
-        self.processes[name] = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                                                start_new_session=True, env=self.environ)
+        self.processes[name] = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, env=self.environ
+        )
 
     def stop_one(self, name: str) -> None:
         process = self.processes.pop(name)

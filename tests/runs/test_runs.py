@@ -1,0 +1,182 @@
+"""Whole runs against a real master with three real minions and a formula of five small services."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import stat
+import subprocess
+import tempfile
+from pathlib import Path
+
+import pytest
+import yaml
+from cluster import ROOT, Cluster
+
+pytestmark = [pytest.mark.salt, pytest.mark.timeout(300)]
+
+SECRET = "a-secret-that-must-not-show"
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    base = Path(tempfile.mkdtemp(prefix="ks", dir="/tmp"))  # short, for unix sockets
+    made = Cluster(base, ROOT / "tests" / "data" / "runs_formula", ["c1", "k1", "k2"])
+    made.site.mkdir()
+    hosts = {name: {"addresses": {"api": f"127.0.0.{number}"}} for number, name in enumerate(made.minions, start=2)}
+    (made.site / "topology.yml").write_text(
+        yaml.safe_dump({"hosts": hosts, "groups": {"control": ["c1"], "compute": ["k1", "k2"]}})
+    )
+    (made.site / "passwords.yml").write_text(yaml.safe_dump({"unused": SECRET}))
+    try:
+        made.start()
+        yield made
+    finally:
+        made.stop()
+        shutil.rmtree(base, ignore_errors=True)
+
+
+@pytest.fixture
+def site(cluster):
+    """Write globals.yml and give every test its own empty folder to deploy into."""
+    count = len(list(cluster.base.glob("out*")))
+    out = cluster.base / f"out{count}"
+    out.mkdir()
+
+    def write(**options):
+        values = {"root": str(out), "internal_vip_address": "127.0.0.99", **options}
+        (cluster.site / "globals.yml").write_text(yaml.safe_dump(values))
+        return out
+
+    return write
+
+
+def deployed(out: Path) -> set[str]:
+    return {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
+
+
+def run(cluster, *arguments, status=0):
+    done = cluster.cli(*arguments, "--json")
+    assert done.returncode == status, done.stdout[-3000:] + done.stderr[-3000:]
+    return json.loads(done.stdout)
+
+
+def test_a_deploy_does_everything_and_the_next_one_nothing(cluster, site):
+    out = site()
+    first = run(cluster, "deploy")
+    assert deployed(out) >= {"c1/store", "c1/side", "c1/middle", "c1/top", "k1/edge", "k2/edge"}
+    assert first["result"] == "ok" and first["seconds"] > 0
+    assert [step["wave"] for step in first["steps"]] == sorted(step["wave"] for step in first["steps"])
+    second = run(cluster, "deploy")
+    assert second["steps"] == []
+    assert run(cluster, "plan")["changes"] == 0
+    # Drift on one host: only what is wrong, and what requires it, is applied again.
+    (out / "c1" / "middle").unlink()
+    third = run(cluster, "deploy")
+    assert {
+        service
+        for step in third["steps"]
+        for host in step["hosts"].values()
+        for service in (change["id"] for change in host["changed"])
+    } == {"middle file"}
+    assert {name for step in third["steps"] for name in step["hosts"]} == {"c1"}
+
+
+def test_a_plan_touches_nothing_and_predicts_what_deploy_does(cluster, site):
+    out = site()
+    plan = run(cluster, "plan")
+    assert deployed(out) == set()
+    predicted = {
+        (host, item["name"]) for host, found in plan["hosts"].items() for items in found.values() for item in items
+    }
+    done = run(cluster, "deploy")
+    changed = {
+        (host, change["id"])
+        for step in done["steps"]
+        for host, said in step["hosts"].items()
+        for change in said["changed"]
+    }
+    assert predicted == changed
+
+
+def test_salt_run_does_the_same(cluster, site):
+    out = site()
+    command = [
+        str(Path(shutil.which("salt-run") or ROOT / ".venv/bin/salt-run")),
+        "-c",
+        str(cluster.config.parent),
+        "state.orchestrate",
+        "orch.deploy",
+        "--out=json",
+    ]
+    done = subprocess.run(command, env=cluster.environ, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert "c1/top" in deployed(out)
+    dry = subprocess.run(
+        [*command[:5], "test=True"], env=cluster.environ, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert dry.returncode == 0
+
+
+def test_a_failure_stops_its_dependents_only_and_is_shown_first(cluster, site):
+    out = site(broken="store")
+    answer = run(cluster, "deploy", status=1)
+    assert answer["first_failure"]["id"] == "store breaks"
+    assert "c1/side" in deployed(out)
+    assert not {"c1/middle", "c1/top", "k1/edge"} & deployed(out)
+    left_out = {service for step in answer["steps"] for service in step["left_out"]}
+    assert left_out == {"middle", "top", "edge"}
+    text = cluster.cli("deploy")
+    assert text.returncode == 1
+    assert "First failure, on c1:" in text.stdout and "store breaks" in text.stdout and "Next:" in text.stdout
+    site()
+    assert run(cluster, "deploy")["result"] == "ok"
+    assert "c1/top" in deployed(out)
+
+
+def test_a_site_with_problems_is_refused_before_anything_runs(cluster, site):
+    out = site(brokn="x")
+    answer = run(cluster, "deploy", status=1)
+    assert "did you mean 'broken'" in answer["error"]
+    assert deployed(out) == set()
+
+
+def test_one_service_can_be_deployed_alone(cluster, site):
+    out = site()
+    run(cluster, "deploy", "side")
+    assert {path.split("/")[1] for path in deployed(out)} == {"side"}
+
+
+def test_records_tell_what_happened_and_hold_no_secret(cluster, site):
+    site(openstack_tag=SECRET)
+    answer = run(cluster, "deploy")
+    assert answer["steps"]
+    record = cluster.base / "runs" / answer["run"]
+    assert stat.S_IMODE(record.stat().st_mode) == 0o700
+    for path in record.iterdir():
+        assert SECRET not in path.read_text(), path
+    shown = run(cluster, "runs", "show", answer["run"])
+    assert shown["result"] == "ok" and shown["site"] == str(cluster.site) and shown["plan"]["hosts"]
+    assert answer["run"] in [header["id"] for header in run(cluster, "runs", "list")["runs"]]
+
+
+def test_a_silent_host_is_unknown_and_the_others_go_on(cluster, site):
+    out = site()
+    cluster.stop_one("k2")
+    try:
+        answer = run(cluster, "deploy", status=1)
+        assert answer["result"] == "incomplete" and answer["unknown"] == ["k2"]
+        assert {"c1/top", "k1/edge"} <= deployed(out) and "k2/edge" not in deployed(out)
+        assert run(cluster, "status", status=1)["unknown"] == ["k2"]
+    finally:
+        cluster._spawn("k2", "salt-minion")
+        cluster.wait_for(["k2"])
+
+
+def test_prechecks_name_what_mends_each_finding(cluster, site):
+    site()
+    answer = cluster.cli("prechecks", "--json")
+    data = json.loads(answer.stdout)
+    assert answer.returncode == (0 if data["ok"] else 1)
+    assert all(finding["mend"] and finding["expected"] and finding["found"] for finding in data["findings"])
+    assert {finding["check"] for finding in data["findings"]} >= {"names"}

@@ -1,0 +1,94 @@
+"""Reading what state runs return."""
+
+from kolla_salt import outcome
+
+
+def state(
+    sls, name, number, result=True, changes=None, comment="", function="kolla_container_|-{0}_|-{0}_|-running", ms=10
+):
+    return function.format(name), {
+        "__sls__": sls,
+        "__id__": name,
+        "__run_num__": number,
+        "result": result,
+        "changes": changes or {},
+        "comment": comment,
+        "duration": ms,
+    }
+
+
+def test_the_cause_is_told_from_its_consequences():
+    found = outcome.read(
+        "ctl1",
+        dict(
+            [
+                state(
+                    "glance", "glance_api", 1, False, comment="One or more requisite failed: glance.bootstrap_glance"
+                ),
+                state("glance", "bootstrap_glance", 0, False, comment="exit status 1"),
+            ]
+        ),
+    )
+    assert found.result is False
+    assert [failure.id for failure in found.failed] == ["bootstrap_glance"]
+    assert found.skipped == 1
+    assert found.failed[0].function == "kolla_container.running"
+    assert found.failed_sls == {"glance"}
+
+
+def test_when_only_consequences_are_there_the_first_is_named():
+    found = outcome.read("ctl1", dict([state("a", "x", 0, False, comment="One or more requisite failed: b.y")]))
+    assert [failure.id for failure in found.failed] == ["x"]
+
+
+def test_predictions_and_changes_are_counted_with_their_fields():
+    found = outcome.read(
+        "h",
+        dict(
+            [
+                state("a", "x", 0, None, {"image": {"old": 1, "new": 2}}),
+                state("a", "y", 1),
+                state("a", "z", 2, None),
+            ]
+        ),
+    )
+    assert found.result is None
+    assert [change.id for change in found.changed] == ["x", "z"]
+    assert found.changed[0].changes == {"image": {"old": 1, "new": 2}}
+    assert found.total == 3
+
+
+def test_a_render_error_is_a_failure_with_its_sentences():
+    found = outcome.read("h", ["Rendering SLS 'base:glance' failed: no such option"])
+    assert found.result is False
+    assert "no such option" in found.failed[0].comment
+
+
+def test_the_slowest_states_come_first_and_short_ones_are_left_out():
+    found = outcome.read(
+        "h", dict([state("a", "fast", 0, ms=1), state("a", "slow", 1, ms=9000), state("a", "mid", 2, ms=500)])
+    )
+    assert found.slowest == [(9.0, "slow"), (0.5, "mid")]
+
+
+def test_an_empty_return_is_a_failure():
+    assert outcome.read("h", {}).result is False
+
+
+def test_secrets_are_replaced_everywhere_and_short_words_are_not_secrets():
+    secrets = outcome.secrets_of({"a": "longsecret1", "key": {"private_key": "PRIVATE KEY TEXT"}, "s": "short"})
+    data = outcome.scrub(
+        {"x": ["uses longsecret1 here"], "longsecret1": 1, "k": "PRIVATE KEY TEXT", "s": "short"}, secrets
+    )
+    assert data == {"x": ["uses ******** here"], "********": 1, "k": "********", "s": "short"}
+
+
+def test_long_texts_are_cut_and_say_so():
+    assert outcome.cut({"diff": "x" * 50}, 10)["diff"] == "x" * 10 + "\n[... 40 more characters]"
+
+
+def test_last_words_drop_the_traceback():
+    text = "Exception occurred in runner kolla.plan: Traceback (most recent call last):\n  File x\nsalt.exceptions.SaltRunnerError: the site has problems:\n  one"
+    assert outcome.last_words(text) == "the site has problems:\n  one"
+    assert outcome.last_words("Traceback (most recent call last):\n  File x\nKeyError: 'a'") == "KeyError: 'a'"
+    assert outcome.last_words("ERROR: no engine") == "no engine"

@@ -1,0 +1,97 @@
+"""What of a plan is still to be done."""
+
+from kolla_salt import steps
+
+REQUIRES = {"store": [], "side": [], "middle": ["store"], "top": ["middle"], "edge": ["store"]}
+PRIMARIES = {"store": "c1", "side": "c1", "middle": "c1", "top": "c1", "edge": "k1"}
+
+
+def step(sls, minions, **more):
+    return {
+        "id": "s",
+        "wave": 1,
+        "role": "primary",
+        "services": list(sls),
+        "sls": list(sls),
+        "minions": list(minions),
+        **more,
+    }
+
+
+def progress(**more):
+    return steps.Progress(requires=REQUIRES, primaries=PRIMARIES, **more)
+
+
+def test_what_a_service_needs_includes_what_that_needs():
+    assert steps.needed_by("top", REQUIRES) == {"middle", "store"}
+
+
+def test_a_circle_of_requirements_ends():
+    assert steps.needed_by("a", {"a": ["b"], "b": ["a"]}) == {"a", "b"}
+
+
+def test_a_change_takes_its_dependents_along_and_nothing_else():
+    assert steps.to_do({"c1": ["middle"]}, REQUIRES, REQUIRES) == {"middle", "top"}
+    assert steps.to_do({"c1": []}, REQUIRES, REQUIRES) == set()
+
+
+def test_each_host_is_surveyed_for_all_its_sls_once():
+    plan = [step(["store"], ["c1"]), step(["middle", "top"], ["c1", "c2"]), step(["store"], ["c1"])]
+    assert steps.sls_by_host(plan) == {"c1": ["store", "middle", "top"], "c2": ["middle", "top"]}
+
+
+def test_a_failure_stops_dependents_and_lets_others_go_on():
+    run = progress()
+    run.fail("store", "c1")
+    jobs, left_out = run.targets(step(["middle", "side"], ["c1"]))
+    assert jobs == [(["c1"], ["side"])]
+    assert left_out == {"middle": {"c1": "it requires store, which failed on c1"}}
+
+
+def test_a_failure_on_a_later_host_stops_only_that_host():
+    run = progress()
+    run.fail("store", "c2")
+    jobs, left_out = run.targets(step(["middle"], ["c1", "c2"]))
+    assert jobs == [(["c1"], ["middle"])]
+    assert set(left_out["middle"]) == {"c2"}
+
+
+def test_the_rest_waits_for_its_own_first_host():
+    run = progress()
+    run.fail("middle", "c1")
+    _, left_out = run.targets(step(["middle"], ["c2"], role="rest"))
+    assert left_out["middle"]["c2"] == "it failed on its first host c1"
+
+
+def test_a_silent_host_that_nobody_needs_does_not_hold_up_the_others():
+    run = progress(unknown={"k2"})
+    jobs, left_out = run.targets(step(["edge"], ["k1", "k2"]))
+    assert jobs == [(["k1"], ["edge"])]
+    assert left_out == {"edge": {"k2": "k2 does not answer"}}
+
+
+def test_a_silent_first_host_holds_up_whoever_needs_it():
+    run = progress(unknown={"c1"})
+    jobs, left_out = run.targets(step(["edge"], ["k1"]))
+    assert jobs == []
+    assert "whose first host c1 does not answer" in left_out["edge"]["k1"]
+
+
+def test_services_without_work_are_no_obstacle_and_no_job():
+    jobs, left_out = progress(todo={"top"}).targets(step(["middle", "side"], ["c1"]))
+    assert (jobs, left_out) == ([], {})
+
+
+def test_finishing_is_left_out_where_its_service_failed():
+    run = progress()
+    run.fail("edge", "c1")
+    jobs, left_out = run.targets(step(["edge.finish"], ["c1"], role="finish"))
+    assert jobs == []
+    assert left_out == {"edge": {"c1": "edge failed on c1"}}
+
+
+def test_a_host_takes_part_only_in_what_is_placed_on_it():
+    placed = {"c1": {"middle"}, "k1": {"edge"}}
+    jobs, left_out = progress(placed=placed).targets(step(["middle", "edge"], ["c1", "k1", "k2"]))
+    assert (jobs, left_out) == ([(["c1"], ["middle"]), (["k1"], ["edge"])], {})
+    assert steps.sls_by_host([step(["middle", "edge"], ["c1", "k1"])], placed) == {"c1": ["middle"], "k1": ["edge"]}
