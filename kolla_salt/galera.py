@@ -64,8 +64,8 @@ def decide(
         if own["safe_to_bootstrap"]:
             return REVIVE
         raise GaleraError(
-            f"the database's cluster is stopped: {own['host']} has data, but was not the last member to leave, and none "
-            f"of {', '.join(others)} answers; start the member that left last first, or run "
+            f"the database's cluster is stopped: {own['host']} has data, but was not the last member to leave, and "
+            f"none of {', '.join(others)} answers; start the member that left last first, or run "
             "`kolla-salt mariadb-recovery`, which finds it"
         )
     if not primary or answering:
