@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import subprocess
 import time
 import urllib.error
 import urllib.request
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ from kolla_salt.images.registry import Registry
 from kolla_salt.images.workspace import Site, Workspace
 
 Out = Callable[[str], None]
+_DECORATION = re.compile(r"\x1b\[[0-9;]*m|^[A-Z]+:kolla\.common\.utils\.[\w-]+:")
 
 
 @dataclass
@@ -78,16 +80,22 @@ class Records:
         return self.rows.get(name, {}).get(field, otherwise)
 
 
-def up_to_date(keys: list[ImageKey], space: Workspace, registry: Registry) -> set[str]:
-    """Return the images whose tag in the registry stands for what their key says."""
+def key_states(keys: list[ImageKey], space: Workspace, registry: Registry) -> dict[str, str]:
+    """Return for each image whether the registry has what its key says.
 
-    def check(key: ImageKey) -> str | None:
+    :returns: ``current`` (its tag stands for it), ``former`` (built once, but its tag stands for something else
+        now) or ``absent``.
+    """
+
+    def check(key: ImageKey) -> tuple[str, str]:
         repository = space.repository(key.name)
-        current = registry.digest(repository, space.release.tag)
-        return key.name if current and current == registry.digest(repository, key.tag) else None
+        wanted = registry.digest(repository, key.tag)
+        if not wanted:
+            return key.name, "absent"
+        return key.name, "current" if wanted == registry.digest(repository, space.release.tag) else "former"
 
     with ThreadPoolExecutor(8) as pool:
-        return {name for name in pool.map(check, keys) if name}
+        return dict(pool.map(check, keys))
 
 
 def to_build(keys: dict[str, ImageKey], current: set[str]) -> list[str]:
@@ -118,12 +126,24 @@ class Build:
         self.records = Records(self.space.folder / "records.json")
         self.threads = options.threads or min(os.cpu_count() or 1, 8)
 
-    def plan(self) -> tuple[dict[str, ImageKey], list[str]]:
-        """Return all images concerned with their keys, and the names of those to build, both parents first."""
-        keys = self.space.keys(self.options.names(), self.threads)
-        registry = Registry(self.address)
-        current = set() if self.options.refresh else up_to_date(list(keys.values()), self.space, registry)
-        return keys, to_build(keys, current)
+    def plan(self) -> tuple[dict[str, ImageKey], list[str], list[str]]:
+        """Return all images concerned with their keys, and the names of those to build and to restore.
+
+        All of them parents first.
+        """
+        keys = self.space.keys(self.options.names())
+        if self.options.refresh:
+            return keys, list(keys), []
+        states = key_states(list(keys.values()), self.space, Registry(self.address))
+        todo = to_build(keys, {name for name, state in states.items() if state != "absent"})
+        return keys, todo, [name for name in keys if states[name] == "former" and name not in todo]
+
+    def _restore(self, key: ImageKey) -> None:
+        """Give an image's tag back to what was built for its key before."""
+        repository = self.space.repository(key.name)
+        Registry(self.address).add_tag(repository, key.tag, self.release.tag)
+        # The engine may have another image of this name; without an id here it is pulled before it is built upon.
+        self.records.put(key.name, key=key.key, id="")
 
     def _locked(self) -> contextlib.AbstractContextManager[None]:
         return locked(self.cache.work / "lock", f"building images of {self.release.tag}", wait=False)
@@ -134,11 +154,13 @@ class Build:
         # The plan renders into the work folder, which a build in another process may be using.
         with self._locked():
             registries.ensure_running(self.address, cache=self.cache)
-            keys, todo = self.plan()
+            keys, todo, former = self.plan()
         report = self._report(keys, set(todo), {}, time.monotonic() - started)
         for row in report.images:
             if row.name in todo:
                 row.state = "would build"
+            elif row.name in former:
+                row.state = "would restore"
         return report
 
     def run(self) -> Report:
@@ -149,15 +171,19 @@ class Build:
         started = time.monotonic()
         with self._locked():
             registries.ensure_running(self.address, cache=self.cache)
-            keys, todo = self.plan()
+            keys, todo, former = self.plan()
             results: dict[str, Result] = {}
+            for name in former:
+                self._restore(keys[name])
+                self.out(f"{name}: back to what was built for this input before")
             if todo:
                 self.out(f"{len(todo)} of {len(keys)} images of {self.release.tag} are to be built")
                 with engines.running(self.cache, self.options.keep_engine) as engine:
-                    results = self._build(engine, keys, todo)
+                    results |= self._build(engine, keys, todo)
                     if all(row.state in ("built", "pushed") for row in results.values()):
                         # Images that these replaced; after a failure they still serve as a cache.
                         engine.prune()
+            results |= {name: Result(name, "restored") for name in former}
             return self._report(keys, set(todo), results, time.monotonic() - started)
 
     def _report(
@@ -224,6 +250,7 @@ class Build:
     def _run_builder(
         self, engine: engines.Engine, keys: dict[str, ImageKey], names: list[str], progress: Progress
     ) -> dict[str, Result]:
+        self.space.prepare(self.threads)
         self.space.summary.unlink(missing_ok=True)
         # What is not to be built was put into the engine before; the builder leaves it alone.
         more = ["--skip-existing", *(["--nocache"] if self.options.refresh else [])]
@@ -306,8 +333,22 @@ def failure_lines(row: Result, count: int = 15) -> list[str]:
     if row.state != "failed" or not row.log:
         return []
     with Path(row.log).open(errors="replace") as file:
-        last = list(deque(file, maxlen=count))
-    return [*(f"    | {line.rstrip()}" for line in last), f"    whole log: {row.log}"]
+        last = list(deque(readable(file), maxlen=count))
+    return [*(f"    | {line}" for line in last), f"    whole log: {row.log}"]
+
+
+def readable(lines: Iterable[str]) -> Iterator[str]:
+    """Give the lines of an image's log without colours, the builder's prefix and its own stack traces."""
+    in_trace = False
+    for line in lines:
+        text = _DECORATION.sub("", line).rstrip()
+        if text.startswith("Traceback (most recent call last)"):
+            in_trace = True
+        elif in_trace and not line.startswith((" ", "\n")):
+            # The line that ends a stack trace says what happened.
+            in_trace = False
+        if text and not in_trace:
+            yield text
 
 
 def build(options: Options, out: Out = print, cache: Cache | None = None) -> Report:

@@ -90,8 +90,8 @@ def _show(args: argparse.Namespace, report: Report) -> int:
     else:
         print("\n".join(["", *report.lines()]))
     if report.failed and not args.json:
-        names = " ".join(row.name for row in report.failed if row.state == "failed")
-        print(f"failed: {names}; to try again: kolla-salt images build {names}", file=sys.stderr)
+        names = ", ".join(row.name for row in report.failed if row.state == "failed")
+        print(f"failed: {names}; the same command tries these again and keeps the others", file=sys.stderr)
     return 1 if report.failed else 0
 
 

@@ -65,7 +65,8 @@ def parse_summary(text: str) -> dict[str, str]:
 class Result:
     """What became of one image.
 
-    :param state: current (nothing to do), built, pushed (was built before), pulled, failed, parent failed, would build.
+    :param state: current (nothing to do), built, pushed (was built before), restored (its tag was given back to
+        an earlier build), pulled, failed, parent failed, would build or would restore.
     """
 
     name: str

@@ -8,13 +8,13 @@ import os
 import re
 import shutil
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from kolla_salt.images import host, lock
 from kolla_salt.images.errors import ImageError
 from kolla_salt.images.index import Index
-from kolla_salt.images.keys import ImageKey, image_keys
+from kolla_salt.images.keys import ImageKey, context_hash, image_keys
 from kolla_salt.images.places import NAMESPACE, Cache, Release, data_dir
 from kolla_salt.images.tools import run
 
@@ -175,6 +175,9 @@ class Workspace:
 
         :param threads: how many images are built at the same time.
         """
+        # The builder renders over what is there: nothing of another choice of images may be left.
+        shutil.rmtree(self.folder / "render", ignore_errors=True)
+        (self.folder / "render").mkdir()
         overlay = self.folder / "docker"
         shutil.rmtree(overlay, ignore_errors=True)
         shutil.copytree(data_dir() / "docker", overlay)
@@ -224,13 +227,12 @@ class Workspace:
     def render(self, images: list[str]) -> Path:
         """Let the builder render the Dockerfiles of these images and their parents; return the tree.
 
+        :meth:`prepare` comes before.
+
         :raises ImageError: a template does not render, or there is no image of a name.
         """
-        folder = self.folder / "render"
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir()
         run(self.builder_command(images, "--template-only"), "rendering the Dockerfiles")
-        tree = folder / "docker"
+        tree = self.folder / "render" / "docker"
         present = {path.parent.name for path in tree.rglob("Dockerfile")}
         absent = [name for name in images if name not in present]
         if absent:
@@ -242,13 +244,37 @@ class Workspace:
             )
         return tree
 
-    def keys(self, images: list[str], threads: int = 1) -> dict[str, ImageKey]:
-        """Write the builder's input and return the keys of these images and their parents, parents first."""
-        hashes = self.prepare(threads)
+    def keys(self, images: list[str]) -> dict[str, ImageKey]:
+        """Return the keys of these images and their parents, parents first.
+
+        Rendering takes seconds; as long as no input changed, the keys of the last time hold.
+        """
+        file = self.folder / "keys.json"
+        inputs = self._inputs(images)
+        try:
+            kept = json.loads(file.read_text())
+            if kept["inputs"] == inputs:
+                return {row["name"]: ImageKey(**row) for row in kept["keys"]}
+        except (OSError, ValueError, KeyError, TypeError):
+            pass
+        hashes = self.prepare(1)
         root = f"{self.release.base} {self.release.suite} {BASE_PACKAGES}"
         if not self.own_base and self.site.conf:
             root = self.site.conf.read_text()
-        return image_keys(self.render(images), hashes, root)
+        keys = image_keys(self.render(images), hashes, root)
+        file.write_text(json.dumps({"inputs": inputs, "keys": [asdict(key) for key in keys.values()]}))
+        return keys
+
+    def _inputs(self, images: list[str]) -> str:
+        """Return a hash of everything that the keys are computed from, and of the code that does it."""
+        package = Path(__file__).parent
+        files = [data_dir() / "template-override.j2", package / "keys.py", package / "workspace.py"]
+        files += sorted(path for path in self.release.folder.iterdir() if path.is_file())
+        files += [path for path in (self.site.override, self.site.conf) if path]
+        trees = [data_dir() / "docker", *([self.site.docker] if self.site.docker else [])]
+        parts = [f"{path}\0{hashlib.sha256(path.read_bytes()).hexdigest()}" for path in files]
+        parts += [f"{tree}\0{context_hash(tree)}" for tree in trees]
+        return hashlib.sha256("\n".join([self.registry, *images, *parts]).encode()).hexdigest()
 
     # -- the base image ----------------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ from kolla_salt.images import build, cli, engine, registry, tools, workspace
 from kolla_salt.images.build import Options, Records, failure_lines, to_build
 from kolla_salt.images.errors import ImageError
 from kolla_salt.images.keys import ImageKey, image_keys, parent_of
-from kolla_salt.images.places import default_images
+from kolla_salt.images.places import Cache, default_images, load_release
 from kolla_salt.images.process import Daemon, locked
 from kolla_salt.images.progress import Event, Progress, Report, Result, parse_line, parse_summary
 
@@ -141,6 +141,35 @@ def test_failure_shows_the_end_of_the_log_and_its_path(tmp_path):
     lines = failure_lines(Result("nova", "failed", log=str(log)), 3)
     assert lines == ["    | line 97", "    | line 98", "    | line 99", f"    whole log: {log}"]
     assert failure_lines(Result("nova-api", "parent failed")) == []
+
+
+def test_log_lines_are_readable():
+    raw = [
+        "INFO:kolla.common.utils.cron:\x1b[91mE: no such package\n",
+        "\x1b[0m\n",
+        "Traceback (most recent call last):\n",
+        "  File x\n",
+        "\n",
+        "docker.errors.BuildError: code 100\n",
+    ]
+    assert list(build.readable(raw)) == ["E: no such package", "docker.errors.BuildError: code 100"]
+
+
+class FakeRegistry:
+    def __init__(self, digests):
+        self.digests = digests
+
+    def digest(self, repository, tag):
+        return self.digests.get(f"{repository.split('/')[-1]}:{tag}")
+
+
+def test_what_was_built_for_a_key_before_need_not_be_built_again(tmp_path):
+    space = workspace.Workspace(load_release("2026.1"), Cache(tmp_path), "r:4000")
+    keys = [ImageKey(name, None, name * 30) for name in "abc"]
+    tag = space.release.tag
+    found = {f"a:{tag}": "1", f"a:{keys[0].tag}": "1", f"b:{tag}": "2", f"b:{keys[1].tag}": "3", f"c:{tag}": "4"}
+    states = build.key_states(keys, space, FakeRegistry(found))
+    assert states == {"a": "current", "b": "former", "c": "absent"}
 
 
 def test_records_survive_a_damaged_file(tmp_path):
