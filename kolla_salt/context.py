@@ -25,7 +25,7 @@ from jinja2.runtime import Context
 from jinja2.utils import missing
 
 from kolla_salt import paths
-from kolla_salt.declarations import Declaration, nearest, write_atomically
+from kolla_salt.declarations import Declaration, nearest, with_trees, write_atomically
 
 NAMES_KEY = "__names__"
 
@@ -218,6 +218,7 @@ class Names(Mapping[str, Any]):
             "transport_url": self._transport_url,
             "memcached_servers": self._memcached_servers,
             "secret": self._secret,
+            "overrides": lambda below: sorted(path for path in resolver.overrides if path.startswith(below)),
         }
 
     @property
@@ -311,7 +312,6 @@ class Resolver:
     def __init__(
         self, declarations: dict[str, Declaration], site: Mapping[str, Any], host: str, cache: Path | None = None
     ) -> None:
-        self.declarations = declarations
         self.host = host
         self.globals: dict[str, Any] = dict(site.get("globals") or {})
         topology = site.get("topology") or {}
@@ -321,6 +321,7 @@ class Resolver:
         }
         self.passwords: dict[str, Any] = dict(site.get("passwords") or {})
         self.overrides: dict[str, str] = dict(site.get("overrides") or {})
+        self.declarations = with_trees(declarations, self.overrides)
         self.settings: dict[str, tuple[str, dict[str, Any]]] = {
             name: (service, setting)
             for service, decl in declarations.items()

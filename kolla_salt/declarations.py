@@ -11,6 +11,7 @@ import hashlib
 import marshal
 import os
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,7 @@ FILE_FIELDS: dict[str, tuple[tuple[type, ...], Any]] = {
     "format": ((str,), None),
     "oslo": ((bool,), False),
     "overrides": ((list,), None),
+    "tree": ((str,), None),
     "optional": ((bool,), False),
     "when": ((bool, str), True),
     "on_change": ((str,), "restart"),
@@ -264,7 +266,9 @@ def _container(decl: Declaration, container: str, fields: Any, errors: list[str]
             errors.append(f"{where}.files.{file}.on_change: expected restart, reload or none")
         if entry["on_change"] == "reload" and not spec["reload"]:
             errors.append(f"{where}.files.{file}.on_change: reload, but {container} declares no `reload`")
-        if entry["overrides"] is None:
+        if entry["tree"]:
+            entry["optional"], entry["overrides"] = True, []
+        elif entry["overrides"] is None:
             project = decl["project"]
             entry["overrides"] = (
                 ["global.conf", f"{project}.conf", f"{project}/{component}.conf", f"{project}/{{{{ host }}}}/{file}"]
@@ -272,6 +276,34 @@ def _container(decl: Declaration, container: str, fields: Any, errors: list[str]
                 else [f"{project}/{file}", f"{project}/{{{{ host }}}}/{file}"]
             )
     return spec
+
+
+def with_trees(declarations: dict[str, Declaration], overrides: Iterable[str]) -> dict[str, Declaration]:
+    """Return ``declarations`` in which each ``tree`` has become the files that the operator gives below it.
+
+    :param overrides: the paths below ``overrides/``.
+    """
+    result = dict(declarations)
+    for service, decl in declarations.items():
+        for container, spec in decl["containers"].items():
+            if not any(entry["tree"] for entry in spec["files"].values()):
+                continue
+            files: dict[str, Any] = {}
+            for name, entry in spec["files"].items():
+                base = f"{entry['tree']}/" if entry["tree"] else None
+                if base is None:
+                    files[name] = entry
+                    continue
+                for path in sorted(path for path in overrides if path.startswith(base)):
+                    below = path.removeprefix(base)
+                    file = f"{name.rstrip('/')}/{below}"
+                    files[file] = {
+                        **entry, "tree": None, "source": file, "dest": f"{entry['dest'].rstrip('/')}/{below}",
+                        "overrides": [path], "format": SUFFIX_FORMATS.get(Path(file).suffix, "text"),
+                    }  # fmt: skip
+            containers = {**result[service]["containers"], container: {**spec, "files": files}}
+            result[service] = {**result[service], "containers": containers}
+    return result
 
 
 def _signature(files: list[Path]) -> str:

@@ -219,6 +219,30 @@ def test_as_many_keys_are_kept_as_tokens_may_need(on, expiry, window, interval, 
     assert ini(resolver, "keystone", "keystone", "keystone.conf")["fernet_tokens"]["max_active_keys"] == str(keys)
 
 
+def test_domains_of_the_operator_get_their_own_drivers(on):
+    plain = ini(on(), "keystone", "keystone", "keystone.conf")
+    assert "identity" not in plain
+    resolver = on("ctl2", overrides={"keystone/domains/keystone.corp.conf": "[identity]\ndriver = ldap\n"})
+    assert (
+        ini(resolver, "keystone", "keystone", "keystone.conf")["identity"]["domain_specific_drivers_enabled"] == "true"
+    )
+    assert text(resolver, "keystone", "keystone", "domains/keystone.corp.conf") == "[identity]\ndriver = ldap\n"
+    dests = [
+        entry["dest"] for entry in json.loads(text(resolver, "keystone", "keystone", "config.json"))["config_files"]
+    ]
+    assert "/etc/keystone/domains/keystone.corp.conf" in dests
+    assert "domains/keystone.corp.conf" in expand.container_spec(resolver, "keystone", "keystone")["reload_files"]
+
+
+def test_an_override_in_a_tree_is_a_known_path(cloud, formula):
+    cloud.overrides["keystone/domains/keystone.corp.conf"] = "[identity]\ndriver = ldap\n"
+    assert not [problem for problem in sites.validate(cloud, formula) if "overrides/" in problem.path]
+    cloud.overrides["keystone/domain/keystone.corp.conf"] = ""
+    assert [problem.path for problem in sites.validate(cloud, formula) if "overrides/" in problem.path] == [
+        "overrides/keystone/domain/keystone.corp.conf"
+    ]
+
+
 def test_hosts_look_for_a_due_rotation_at_different_minutes(on):
     minutes = [text(on(host), "keystone", "keystone_fernet", "crontab").splitlines()[1].split()[0] for host in HOSTS]
     assert minutes == ["0-59/10", "1-59/10", "2-59/10"]
