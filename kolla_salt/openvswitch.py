@@ -14,7 +14,7 @@ Changes = dict[str, dict[str, Any]]
 #: One call that reads all that is compared. Every ``list`` prints one JSON table on a line of its own.
 READ = (
     "--format=json",
-    "--", "--columns=name,ports,datapath_type,fail_mode", "list", "Bridge",
+    "--", "--columns=name,ports,datapath_type", "list", "Bridge",
     "--", "--columns=_uuid,name,interfaces", "list", "Port",
     "--", "--columns=_uuid,name,type,error", "list", "Interface",
     "--", "--columns=external_ids,other_config,datapath_types", "list", "Open_vSwitch",
@@ -22,6 +22,10 @@ READ = (
 
 #: What an empty `datapath_type` of a bridge stands for (ovs-vswitchd.conf.db(5)).
 DEFAULT_DATAPATH = "system"
+
+
+#: ovs-vswitchd.conf.db(5): "changing this value requires restarting the daemon".
+LATE_SETTINGS = {"other_config:hw-offload", "other_config:userspace-tso-enable"}
 
 
 class OpenvswitchError(ValueError):
@@ -32,7 +36,7 @@ def parse(output: str) -> dict[str, Any]:
     """Return the switch as plain data.
 
     :param output: what ``ovs-vsctl`` printed for :data:`READ`
-    :returns: ``bridges`` (name -> datapath_type, fail_mode, ports), ``interfaces`` (name -> type, error),
+    :returns: ``bridges`` (name -> datapath_type, ports), ``interfaces`` (name -> type, error),
         ``external_ids``, ``other_config`` and ``datapath_types`` (what the daemon can do; empty while it does not run)
     :raises OpenvswitchError: the output is not four JSON tables
     """
@@ -46,7 +50,6 @@ def parse(output: str) -> dict[str, Any]:
         "bridges": {
             row["name"]: {
                 "datapath_type": row["datapath_type"] or DEFAULT_DATAPATH,
-                "fail_mode": row["fail_mode"] or "",
                 "ports": sorted(port_names.get(port, str(port)) for port in _as_list(row["ports"])),
             }
             for row in bridges
@@ -83,37 +86,30 @@ def _as_list(value: Any) -> list[Any]:
     return list(value) if isinstance(value, list) else [value]
 
 
-def bridge_diff(switch: Mapping[str, Any], name: str, datapath_type: str, fail_mode: str) -> Changes:
+def bridge_diff(switch: Mapping[str, Any], name: str, datapath_type: str) -> Changes:
     """Compare bridge ``name`` with its declaration.
+
+    The fail mode is nobody's business here: a new bridge switches like a plain one, and Neutron's agent changes that.
 
     :param switch: as :func:`parse` returns it
     :param datapath_type: ``system`` or ``netdev``
-    :param fail_mode: ``standalone`` (switch like a plain bridge without a controller) or ``secure``
     :returns: ``{}`` if the bridge is as declared
     """
     found = switch["bridges"].get(name)
     if found is None:
-        return {
-            "bridge": {"old": None, "new": name},
-            "datapath_type": {"old": None, "new": datapath_type},
-            "fail_mode": {"old": None, "new": fail_mode},
-        }
-    declared = {"datapath_type": datapath_type, "fail_mode": fail_mode}
-    return {
-        field: {"old": found[field] or None, "new": value} for field, value in declared.items() if found[field] != value
-    }
+        return {"bridge": {"old": None, "new": name}, "datapath_type": {"old": None, "new": datapath_type}}
+    if found["datapath_type"] != datapath_type:
+        return {"datapath_type": {"old": found["datapath_type"], "new": datapath_type}}
+    return {}
 
 
-def bridge_command(name: str, datapath_type: str, fail_mode: str) -> list[str]:
+def bridge_command(name: str, datapath_type: str) -> list[str]:
     """Return the ovs-vsctl arguments that make bridge ``name``.
 
     It is one transaction: the daemon must see the datapath type together with the bridge, since a bridge of type
     ``system`` cannot even be made where the kernel module is missing.
     """
-    return [
-        "--may-exist", "add-br", name,
-        "--", "set", "Bridge", name, f"datapath_type={datapath_type}", f"fail_mode={fail_mode}",
-    ]  # fmt: skip
+    return ["--may-exist", "add-br", name, "--", "set", "Bridge", name, f"datapath_type={datapath_type}"]
 
 
 def port_diff(switch: Mapping[str, Any], name: str, bridge: str) -> Changes:
@@ -148,6 +144,15 @@ def settings_diff(
             if old != value:
                 result[f"{column}:{key}"] = {"old": old, "new": value}
     return result
+
+
+def needs_restart(switch: Mapping[str, Any], changes: Changes) -> list[str]:
+    """Return which of the changed settings the daemon heeds only for ports that it has not opened yet.
+
+    :param switch: as it was before the change
+    :param changes: as :func:`settings_diff` returns them
+    """
+    return [field for field in changes if field in LATE_SETTINGS] if switch["bridges"] else []
 
 
 def settings_command(changes: Changes) -> list[str]:

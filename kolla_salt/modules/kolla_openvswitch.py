@@ -46,7 +46,7 @@ def switch(fresh: bool = True) -> dict[str, Any]:
     """Return bridges, interfaces and settings of this host's switch.
 
     :param fresh: False: what this job read before, if nothing was changed since
-    :returns: ``bridges`` (name -> datapath_type, fail_mode, ports), ``interfaces`` (name -> type, error),
+    :returns: ``bridges`` (name -> datapath_type, ports), ``interfaces`` (name -> type, error),
         ``external_ids``, ``other_config``, ``datapath_types``; in test mode all empty if the container does not run
     :raises CommandExecutionError: the switch does not answer
 
@@ -105,16 +105,18 @@ def declared() -> dict[str, Any]:
             "system-id": resolver.value("openvswitch_system_id") or name.split(".")[0],
             "hostname": resolver.value("openvswitch_hostname") or name,
         },
-        "other_config": {"hw-offload": "true" if resolver.value("openvswitch_hw_offload") else None},
+        "other_config": {
+            "hw-offload": "true" if resolver.value("openvswitch_hw_offload") else None,
+            "userspace-tso-enable": "true" if resolver.value("ovs_userspace_tso") else None,
+        },
     }
 
 
-def bridge_diff(name: str, datapath_type: str = "system", fail_mode: str = "standalone") -> dict[str, Any]:
+def bridge_diff(name: str, datapath_type: str = "system") -> dict[str, Any]:
     """Compare a bridge with its declaration.
 
     :param name: the bridge
     :param datapath_type: ``system`` (the kernel's module) or ``netdev`` (userspace)
-    :param fail_mode: what the bridge does without a controller: ``standalone`` or ``secure``
     :returns: ``{}`` if it is as declared
     :raises CommandExecutionError: the switch does not answer
 
@@ -124,15 +126,14 @@ def bridge_diff(name: str, datapath_type: str = "system", fail_mode: str = "stan
 
         salt node1 kolla_openvswitch.bridge_diff br-ex datapath_type=netdev
     """
-    return _openvswitch.bridge_diff(switch(fresh=False), name, datapath_type, fail_mode)
+    return _openvswitch.bridge_diff(switch(fresh=False), name, datapath_type)
 
 
-def set_bridge(name: str, datapath_type: str = "system", fail_mode: str = "standalone") -> str:
+def set_bridge(name: str, datapath_type: str = "system") -> str:
     """Make a bridge, or change it to what is given.
 
     :param name: the bridge
     :param datapath_type: ``system`` or ``netdev``
-    :param fail_mode: ``standalone`` or ``secure``
     :raises CommandExecutionError: the switch does not answer, or does not know the datapath type
 
     CLI Example:
@@ -147,7 +148,7 @@ def set_bridge(name: str, datapath_type: str = "system", fail_mode: str = "stand
             f"making the bridge {name} on {__opts__['id']}: datapath type {datapath_type!r}, but this Open vSwitch has "
             f"{', '.join(sorted(known))}; load the kernel module openvswitch, or set ovs_datapath: netdev"
         )
-    _change(_openvswitch.bridge_command(name, datapath_type, fail_mode))
+    _change(_openvswitch.bridge_command(name, datapath_type))
     return f"bridge {name} is of type {datapath_type}"
 
 
@@ -236,8 +237,10 @@ def settings_diff(
     return _openvswitch.settings_diff(switch(fresh=False), external_ids or {}, other_config or {})
 
 
-def set_settings(external_ids: dict[str, str] | None = None, other_config: dict[str, Any] | None = None) -> None:
+def set_settings(external_ids: dict[str, str] | None = None, other_config: dict[str, Any] | None = None) -> str | None:
     """Set settings of the switch; other keys are left alone.
+
+    Some settings hold for the ports that the daemon opens from then on; if it has any, it is started anew.
 
     :param external_ids: key -> value
     :param other_config: key -> value, None to remove it
@@ -249,6 +252,13 @@ def set_settings(external_ids: dict[str, str] | None = None, other_config: dict[
 
         salt node1 kolla_openvswitch.set_settings external_ids='{"system-id": "node1"}'
     """
-    changes = _openvswitch.settings_diff(switch(), external_ids or {}, other_config or {})
-    if changes:
-        _change(_openvswitch.settings_command(changes))
+    found = switch()
+    changes = _openvswitch.settings_diff(found, external_ids or {}, other_config or {})
+    if not changes:
+        return None
+    _change(_openvswitch.settings_command(changes))
+    late = _openvswitch.needs_restart(found, changes)
+    if late:
+        __salt__["kolla_container.restart"](CONTAINER)
+        return f"{CONTAINER} restarted, since {', '.join(late)} holds only for ports that it opens afterwards"
+    return None

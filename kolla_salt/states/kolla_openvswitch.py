@@ -23,18 +23,17 @@ def __virtual__() -> str:
     return __virtualname__
 
 
-def bridge_present(name: str, datapath_type: str = "system", fail_mode: str = "standalone") -> dict[str, Any]:
+def bridge_present(name: str, datapath_type: str = "system") -> dict[str, Any]:
     """Ensure that a bridge exists and is of the given type.
 
     :param name: the bridge
     :param datapath_type: ``system`` (the kernel's module) or ``netdev`` (userspace)
-    :param fail_mode: what it does without a controller: ``standalone`` or ``secure``
     """
     return converge(
         name,
         __opts__["test"],
-        diff=lambda: __salt__["kolla_openvswitch.bridge_diff"](name, datapath_type, fail_mode),
-        apply=lambda: __salt__["kolla_openvswitch.set_bridge"](name, datapath_type, fail_mode),
+        diff=lambda: __salt__["kolla_openvswitch.bridge_diff"](name, datapath_type),
+        apply=lambda: __salt__["kolla_openvswitch.set_bridge"](name, datapath_type),
     )
 
 

@@ -12,7 +12,7 @@ openvswitch bridge {{ item.bridge }}:
   kolla_openvswitch.bridge_present:
     - name: {{ item.bridge }}
     - datapath_type: {{ item.datapath_type }}
-    - require: [{kolla_container: openvswitch_vswitchd}]
+    - require: [{kolla_openvswitch: openvswitch settings}]
 
 openvswitch port {{ item.card }}:
   kolla_openvswitch.port_present:
