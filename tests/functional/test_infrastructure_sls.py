@@ -24,7 +24,10 @@ def compile_sls(tmp_path, monkeypatch):
     site = {
         "globals": {"internal_vip_address": "10.0.0.10"},
         "topology": {
-            "hosts": {name: {"addresses": {"api": f"10.0.0.{n}"}} for name, n in (("ctl1", 11), ("ctl2", 12), ("cmp1", 21))},
+            "hosts": {
+                name: {"addresses": {"api": address}}
+                for name, address in (("ctl1", "10.0.0.11"), ("ctl2", "10.0.0.12"), ("cmp1", "10.0.0.21"))
+            },
             "groups": {"control": ["ctl1", "ctl2"], "network": ["ctl1", "ctl2"], "compute": ["cmp1"]},
         },
         "passwords": passwords,
