@@ -5,8 +5,6 @@ What is made is called by one prefix, so that leftovers of an interrupted check 
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 import time
 import urllib.error
 import urllib.request
@@ -16,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kolla_salt import guest as guests
+from kolla_salt.ping import ping
 
 Say = Callable[[str], None]
 
@@ -296,13 +295,9 @@ class Check:
 
     def _reach(self, address: str) -> None:
         self.result.server["address"] = address
-        ping = shutil.which("ping")
         deadline = time.monotonic() + self.options.timeout
         with self.step(f"ping {address}"):
-            while (
-                ping
-                and subprocess.run([ping, "-c", "1", "-W", "1", address], capture_output=True, check=False).returncode
-            ):
+            while not ping(address):
                 if time.monotonic() > deadline:
                     raise SmokeError(f"{address} did not answer a ping within {self.options.timeout} s; its console says: "
                                      f"{self._tail()}; look at the L3 and Open vSwitch agents' logs in "

@@ -18,6 +18,7 @@ from salt.exceptions import CommandExecutionError
 from kolla_salt import __version__, prechecks, runtime
 from kolla_salt.context import to_bool
 from kolla_salt.engine import SOCKETS, Engine, EngineError
+from kolla_salt.ping import ping
 
 __virtualname__ = "kolla_check"
 
@@ -64,13 +65,17 @@ def host() -> dict[str, Any]:
                                 to_bool(_value(resolver, "customize_etc_hosts", False)))  # fmt: skip
     findings += prechecks.kernel(name, _wanted_kernel(resolver, groups), kernel())
     own = sorted(address for link in links.values() for address in link["addresses"])
-    vips = {str(resolver.value(option)) for option in ("internal_vip_address", "external_vip_address")} - set(own)
+    vips = (
+        {str(resolver.value(option)) for option in ("internal_vip_address", "external_vip_address")}
+        - set(own)
+        - {"None"}
+    )
     return {
         "findings": [finding.as_dict() for finding in findings],
         "version": __version__,
         "time": time.time(),
         "addresses": own,
-        "answers": sorted(vip for vip in vips if _pings(vip)),
+        "answers": sorted(vip for vip in vips if ping(vip)),
     }
 
 
@@ -260,17 +265,6 @@ def _module(name: str) -> bool:
     if not modprobe:
         return False
     return subprocess.run([modprobe, "-n", "-q", name], capture_output=True, timeout=10, check=False).returncode == 0
-
-
-def _pings(address: str) -> bool:
-    """Return whether an address answers one echo request within a second; False without the program ``ping``."""
-    ping = shutil.which("ping")
-    if not ping:
-        return False
-    return (
-        subprocess.run([ping, "-c", "1", "-W", "1", address], capture_output=True, timeout=5, check=False).returncode
-        == 0
-    )
 
 
 # --- a running cloud ------------------------------------------------------------------------------------------------

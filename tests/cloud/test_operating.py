@@ -1,0 +1,97 @@
+"""What an operator does with a deployed cloud."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+import yaml
+from conftest import answer, kolla_salt
+
+from kolla_salt import outcome
+
+pytestmark = [pytest.mark.cloud, pytest.mark.timeout(1800)]
+
+
+def test_a_second_deploy_changes_nothing_and_is_quick(site):
+    began = time.monotonic()
+    said = answer("deploy")
+    assert said["steps"] == [], "nothing was changed, but steps were applied"
+    assert time.monotonic() - began < 30
+
+
+def test_every_step_applied_again_changes_nothing(site):
+    """The dry run could be wrong in saying that nothing is to be done; this does not ask it."""
+    said = answer("deploy", "--every-step")
+    changed = [change["id"] for step in said["steps"] for host in step["hosts"].values() for change in host["changed"]]
+    assert changed == []
+    assert said["steps"]
+
+
+def test_verify_finds_nothing_and_sees_endpoints_and_agents(site):
+    said = answer("verify")
+    assert said["drift"] == {} and said["problems"] == []
+    assert said["endpoints"] and said["agents"]
+
+
+def test_status_and_validate_config_agree(site):
+    said = answer("status")
+    assert all(data["state"] == "running" for host in said["hosts"].values() for data in host["containers"].values())
+    assert answer("validate-config")["checked"] == sum(len(host["containers"]) for host in said["hosts"].values())
+
+
+def test_prechecks_accept_a_cloud_that_runs(site):
+    said = answer("prechecks")
+    assert [finding for finding in said["findings"] if finding["level"] == "error"] == []
+
+
+def test_a_changed_option_is_planned_then_applied_to_its_own_containers_only(site):
+    path = site / "globals.yml"
+    before = path.read_text()
+    try:
+        path.write_text(before + "\nkeystone_logging_debug: true\n")
+        plan = answer("plan")
+        planned = {
+            (host, item["name"], item["action"])
+            for host, found in plan["hosts"].items()
+            for item in found["containers"]
+        }
+        assert planned and all(name.startswith("keystone") for _, name in planned)
+        done = answer("reconfigure")
+        touched = {change["id"] for step in done["steps"] for host in step["hosts"].values() for change in host["changed"]
+                   if change["function"].startswith("kolla_container.")}  # fmt: skip
+        assert touched == {name for _, name in planned}
+    finally:
+        path.write_text(before)
+        answer("deploy")
+    assert answer("plan")["changes"] == 0
+
+
+def test_drift_is_found_and_mended(site):
+    host = next(iter(yaml.safe_load((site / "topology.yml").read_text())["hosts"]))
+    assert kolla_salt("sandbox", "exec", host, "--", "docker", "stop", "memcached").returncode == 0
+    said = answer("verify", status=1)
+    assert "memcached" in json.dumps(said["drift"]) and any("memcached" in problem for problem in said["problems"])
+    answer("deploy")
+    assert answer("verify")["ok"]
+
+
+def test_no_record_and_no_answer_holds_a_password(site):
+    from kolla_salt import runs
+
+    secrets = outcome.secrets_of(yaml.safe_load((site / "passwords.yml").read_text()))
+    assert secrets
+    for record in runs.ROOT.iterdir():
+        for path in record.iterdir():
+            text = path.read_text()
+            assert not [secret for secret in secrets if secret in text], path
+    plan = kolla_salt("plan", "--diff").stdout + kolla_salt("plan", "--json").stdout
+    assert not [secret for secret in secrets if secret in plan]
+
+
+def test_a_server_boots_is_reached_and_leaves_nothing_behind(site):
+    said = answer("smoke")
+    assert said["ok"], said["error"]
+    assert said["leftovers"] == []
+    assert any(line.startswith("metadata uuid") for line in said["server"]["console"])
