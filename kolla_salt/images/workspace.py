@@ -9,6 +9,7 @@ import re
 import shutil
 import sys
 from dataclasses import asdict, dataclass
+from difflib import get_close_matches
 from pathlib import Path
 
 from kolla_salt.images import host, lock
@@ -236,12 +237,11 @@ class Workspace:
         present = {path.parent.name for path in tree.rglob("Dockerfile")}
         absent = [name for name in images if name not in present]
         if absent:
-            raise ImageError(
-                "choosing images",
-                f"the builder has no {', '.join(absent)}",
-                "names of images",
-                "kolla-salt images list --all",
-            )
+            templates = self.python().parent.parent / "share" / "kolla" / "docker"
+            known = {path.parent.name for path in templates.rglob("Dockerfile.j2")}
+            close = sorted({near for name in absent for near in get_close_matches(name, known, 3)})
+            expected = f"perhaps {', '.join(close)}" if close else "names of images"
+            raise ImageError("choosing images", f"the builder has no {', '.join(absent)}", expected)
         return tree
 
     def keys(self, images: list[str]) -> dict[str, ImageKey]:
