@@ -49,8 +49,8 @@ while [ ! -e /sys/class/net/eth0 ] && [ $tries -lt 100 ]; do sleep 0.1; tries=$(
 ip link set eth0 up
 udhcpc -i eth0 -s /udhcpc -t 30 -T 2 -A 2 -n -q || say "FAILED: no address by DHCP"
 say "address $(ip -4 -o address show dev eth0 | awk '{print $4}')"
-# Not wget: a static busybox crashes when it looks up the port of "http". The input stays open for a while, since a proxy
-# may take its end for the client's departure.
+# Not wget: a static busybox crashes when it looks up the port of "http". The input stays open for a while, since a
+# proxy may take its end for the client's departure.
 metadata() {
     { printf 'GET /openstack/latest/meta_data.json HTTP/1.0\r\nHost: 169.254.169.254\r\n\r\n'; sleep 3; } |
         nc -w 10 169.254.169.254 80 2>/dev/null | tr -d '\r' | sed '1,/^$/d'
@@ -117,8 +117,9 @@ def _run(command: list[str], what: str, cwd: Path | None = None) -> str:
         raise GuestError(f"{what}: there is no program {command[0]}; expected a Debian or Ubuntu machine") from error
     if done.returncode != 0:
         said = (done.stderr or done.stdout).strip()[-600:]
-        raise GuestError(f"{what}: '{' '.join(command)}' ended with status {done.returncode}: {said}; "
-                         "'apt-get update' may mend it")  # fmt: skip
+        raise GuestError(
+            f"{what}: '{' '.join(command)}' ended with status {done.returncode}: {said}; 'apt-get update' may mend it"
+        )
     return done.stdout
 
 
@@ -145,8 +146,9 @@ def _download(directory: Path) -> None:
     """Fetch the packages into ``directory``."""
     packages: list[str] = []
     for meta in KERNELS:
-        shown = subprocess.run(["apt-cache", "show", "--no-all-versions", meta], capture_output=True, text=True,
-                               timeout=120, check=False)  # fmt: skip
+        shown = subprocess.run(
+            ["apt-cache", "show", "--no-all-versions", meta], capture_output=True, text=True, timeout=120, check=False
+        )
         if shown.returncode != 0:
             continue
         depends = {meta: _depends(shown.stdout)}
@@ -156,11 +158,16 @@ def _download(directory: Path) -> None:
         if packages:
             break
     if not packages:
-        raise GuestError(f"looking for a kernel for the guest: none of the packages {', '.join(KERNELS)} is known; "
-                         "expected one; run 'apt-get update'")  # fmt: skip
+        raise GuestError(
+            f"looking for a kernel for the guest: none of the packages {', '.join(KERNELS)} is known; "
+            "expected one; run 'apt-get update'"
+        )
     # apt drops its privileges for the download where it can; the folder is root's, and that is what it warns about.
-    _run(["apt-get", "-q", "-o", "APT::Sandbox::User=root", "download", *packages, "busybox-static"],
-         "fetching the guest's kernel and busybox", cwd=directory)  # fmt: skip
+    _run(
+        ["apt-get", "-q", "-o", "APT::Sandbox::User=root", "download", *packages, "busybox-static"],
+        "fetching the guest's kernel and busybox",
+        cwd=directory,
+    )
 
 
 def _depends(shown: str) -> str:
@@ -223,9 +230,7 @@ def cpio(entries: Iterable[tuple[str, int, bytes]]) -> bytes:
         entries: name, mode with the file type's bits, content.
     """
     out = bytearray()
-    number = 0
-    for name, mode, data in [*entries, ("TRAILER!!!", 0, b"")]:
-        number += 1
+    for number, (name, mode, data) in enumerate([*entries, ("TRAILER!!!", 0, b"")], start=1):
         encoded = name.encode() + b"\0"
         fields = (number, mode, 0, 0, 1, 0, len(data), 0, 0, 0, 0, len(encoded), 0)
         out += b"070701" + b"".join(b"%08X" % value for value in fields) + encoded
@@ -262,8 +267,10 @@ def ramdisk(root: Path, version: str) -> bytes:
         (path for path in (root / "usr/lib/modules" / version, root / "lib/modules" / version) if path.is_dir()), None
     )
     if busybox is None or modules is None:
-        raise GuestError(f"building the guest: {root} has no {'busybox' if busybox is None else 'modules of ' + version}; "
-                         f"remove {root.parent} and try again")  # fmt: skip
+        raise GuestError(
+            f"building the guest: {root} has no {'busybox' if busybox is None else 'modules of ' + version}; "
+            f"remove {root.parent} and try again"
+        )
     entries: list[tuple[str, int, bytes]] = [
         (name, stat.S_IFDIR | 0o755, b"")
         for name in ("bin", "dev", "etc", "modules", "proc", "run", "sys", "tmp", "www")

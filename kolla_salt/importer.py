@@ -1,7 +1,7 @@
 """Make a site from the files of a Kolla-Ansible deployment: globals.yml, passwords.yml, inventory. Pure.
 
-The options have the same names without the prefix ``kolla_``. What has no counterpart is listed, with the reason, and not
-taken over: a site that is half understood is worse than one that is known to be incomplete.
+The options have the same names without the prefix ``kolla_``. What has no counterpart is listed, with the reason, and
+not taken over: a site that is half understood is worse than one that is known to be incomplete.
 """
 
 from __future__ import annotations
@@ -16,8 +16,13 @@ from kolla_salt.declarations import Declaration, nearest
 
 TOP_GROUPS = ("control", "network", "compute", "storage", "monitoring")
 #: Address options of hosts -> network of the topology.
-_ADDRESSES = {"api_interface_address": "api", "ansible_host": "api", "tunnel_interface_address": "tunnel",
-              "migration_interface_address": "migration", "storage_interface_address": "storage"}  # fmt: skip
+_ADDRESSES = {
+    "api_interface_address": "api",
+    "ansible_host": "api",
+    "tunnel_interface_address": "tunnel",
+    "migration_interface_address": "migration",
+    "storage_interface_address": "storage",
+}
 _WORDS = {"yes": True, "true": True, "on": True, "no": False, "false": False, "off": False}
 
 
@@ -163,8 +168,10 @@ def site(settings: Mapping[str, Any], inventory_text: str, declarations: Mapping
         if "api" not in addresses and _is_address(name):
             addresses["api"] = name
         if "api" not in addresses:
-            result.left.append(f"inventory: host {name}: its address in the API network is not in the inventory; "
-                               f"write it to topology.yml, hosts:{name}:addresses:api")  # fmt: skip
+            result.left.append(
+                f"inventory: host {name}: its address in the API network is not in the inventory; "
+                f"write it to topology.yml, hosts:{name}:addresses:api"
+            )
         own = {key: value for key, value in values.items() if key not in _ADDRESSES and not key.startswith("ansible_")}
         entry: dict[str, Any] = {"addresses": addresses}
         extra = options(own, declarations, f"inventory: host {name}", result.left)

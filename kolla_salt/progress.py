@@ -153,8 +153,9 @@ def timing_table(steps: list[Mapping[str, Any]]) -> dict[str, Any]:
     slowest: list[dict[str, Any]] = []
     hosts: dict[str, None] = {}
     for step in steps:
-        wave = waves.setdefault(step["wave"], {"wave": step["wave"], "services": list(step["services"]),
-                                               "seconds": 0.0, "hosts": {}})  # fmt: skip
+        wave = waves.setdefault(
+            step["wave"], {"wave": step["wave"], "services": list(step["services"]), "seconds": 0.0, "hosts": {}}
+        )
         wave["seconds"] = round(wave["seconds"] + step["seconds"], 3)
         for host, said in step["hosts"].items():
             hosts[host] = None

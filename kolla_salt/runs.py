@@ -168,6 +168,20 @@ def headers(root: Path | str = ROOT) -> list[dict[str, Any]]:
     return found
 
 
+def running(root: Path | str = ROOT, newest: int = 5) -> dict[str, Any] | None:
+    """Return ``run.json`` of a run whose process is alive, or None.
+
+    Args:
+        root: folder of all records.
+        newest: how many of the last records are looked at; a run does not outlive many others.
+    """
+    for run_id in reversed(list_ids(root)[-newest:]):
+        header = Run(Path(root), run_id).header()
+        if header.get("result") == "running" and _alive(header.get("pid")):
+            return header
+    return None
+
+
 def digest(directory: Path | str) -> str:
     """Return a short digest over the files of a site, so that two runs of the same site can be told.
 

@@ -11,6 +11,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from kolla_salt import guest as guests
@@ -92,7 +93,7 @@ class Check:
             self.say(f"{entry['seconds']:7.1f} s  {'' if entry.get('ok') else 'FAILED '}{what}{detail}")
 
     def run(self) -> Result:
-        """Do the check and return what came of it; everything is removed, also after a failure, unless it is to be kept."""
+        """Do the check and return what came of it; all is removed, also after a failure, unless it is to be kept."""
         import openstack.exceptions
         from keystoneauth1.exceptions import ClientException
 
@@ -160,9 +161,18 @@ class Check:
         if found is not None:
             image.delete_image(found.id)
         container = form if form in {"aki", "ari"} else "bare"
-        new = image.create_image(name=self.name(kind), disk_format=form, container_format=container, data=data,
-                                 validate_checksum=False, allow_duplicates=True, wait=True,
-                                 timeout=self.options.timeout, meta={}, **properties)  # fmt: skip
+        new = image.create_image(
+            name=self.name(kind),
+            disk_format=form,
+            container_format=container,
+            data=data,
+            validate_checksum=False,
+            allow_duplicates=True,
+            wait=True,
+            timeout=self.options.timeout,
+            meta={},
+            **properties,
+        )
         self._made(f"image {kind}", lambda: image.delete_image(new.id, ignore_missing=True))
         return new
 
@@ -204,21 +214,29 @@ class Check:
         for found in network.networks(is_router_external=True):
             if found.provider_physical_network == self.options.physical_network or not self.options.cidr:
                 if found.name == self.name("external"):
-                    self._made("external network", lambda: network.delete_network(found, ignore_missing=True))
+                    self._made("external network", partial(network.delete_network, found, ignore_missing=True))
                 return found
         if not self.options.cidr:
-            raise SmokeError("there is no external network; expected one, or --external-cidr, --external-gateway and "
-                             "--external-pool to make one")  # fmt: skip
+            raise SmokeError(
+                "there is no external network; expected one, or --external-cidr, --external-gateway and "
+                "--external-pool to make one"
+            )
         made = network.create_network(
-            name=self.name("external"), is_router_external=True, provider_network_type="flat",
+            name=self.name("external"),
+            is_router_external=True,
+            provider_network_type="flat",
             provider_physical_network=self.options.physical_network,
-        )  # fmt: skip
+        )
         self._made("external network", lambda: network.delete_network(made, ignore_missing=True))
         network.create_subnet(
-            name=self.name("external"), network_id=made.id, ip_version=4, cidr=self.options.cidr,
-            gateway_ip=self.options.gateway or None, is_dhcp_enabled=False,
+            name=self.name("external"),
+            network_id=made.id,
+            ip_version=4,
+            cidr=self.options.cidr,
+            gateway_ip=self.options.gateway or None,
+            is_dhcp_enabled=False,
             allocation_pools=[{"start": self.options.pool[0], "end": self.options.pool[1]}],
-        )  # fmt: skip
+        )
         return made
 
     def _detach(self, router: Any, subnet: Any) -> None:
@@ -233,8 +251,9 @@ class Check:
             if group is None:
                 group = network.create_security_group(name=self.name("group"))
                 rules: list[dict[str, Any]] = [
-                    {"protocol": "icmp"}, {"protocol": "tcp", "port_range_min": 80, "port_range_max": 80},
-                ]  # fmt: skip
+                    {"protocol": "icmp"},
+                    {"protocol": "tcp", "port_range_min": 80, "port_range_max": 80},
+                ]
                 for rule in rules:
                     network.create_security_group_rule(
                         security_group_id=group.id, direction="ingress", ether_type="IPv4", **rule
@@ -260,9 +279,13 @@ class Check:
         compute = self.cloud.compute
         with self.step("server is active") as entry:
             server = compute.find_server(self.name("server")) or compute.create_server(
-                name=self.name("server"), image_id=image.id, flavor_id=flavor.id, networks=[{"port": port.id}],
-                key_name=self.name("key"), config_drive=False,
-            )  # fmt: skip
+                name=self.name("server"),
+                image_id=image.id,
+                flavor_id=flavor.id,
+                networks=[{"port": port.id}],
+                key_name=self.name("key"),
+                config_drive=False,
+            )
             self._made("server", lambda: self._delete_server(server))
             self.result.server = {"id": server.id, "name": server.name}
             deadline = time.monotonic() + self.options.timeout
@@ -274,12 +297,16 @@ class Check:
                     break
                 if server.status == "ERROR":
                     fault = (server.to_dict().get("fault") or {}).get("message") or "no reason given"
-                    raise SmokeError(f"the server is in status ERROR: {fault}; look at nova-compute.log and "
-                                     "nova-conductor.log in /var/log/kolla/nova of the hosts")  # fmt: skip
+                    raise SmokeError(
+                        f"the server is in status ERROR: {fault}; look at nova-compute.log and "
+                        "nova-conductor.log in /var/log/kolla/nova of the hosts"
+                    )
                 if time.monotonic() > deadline:
-                    raise SmokeError(f"the server is {server.status} ({server.task_state or 'no task'}) after "
-                                     f"{self.options.timeout} s, expected ACTIVE; look at nova-compute.log in "
-                                     "/var/log/kolla/nova of the compute host")  # fmt: skip
+                    raise SmokeError(
+                        f"the server is {server.status} ({server.task_state or 'no task'}) after "
+                        f"{self.options.timeout} s, expected ACTIVE; look at nova-compute.log in "
+                        "/var/log/kolla/nova of the compute host"
+                    )
                 time.sleep(0.5)
             where = server.to_dict().get("hypervisor_hostname") or server.to_dict().get("compute_host") or "?"
             entry["detail"] = f"on {where}"
@@ -299,9 +326,11 @@ class Check:
         with self.step(f"ping {address}"):
             while not ping(address):
                 if time.monotonic() > deadline:
-                    raise SmokeError(f"{address} did not answer a ping within {self.options.timeout} s; its console says: "
-                                     f"{self._tail()}; look at the L3 and Open vSwitch agents' logs in "
-                                     "/var/log/kolla/neutron, and whether this machine has a way to the external network")  # fmt: skip
+                    raise SmokeError(
+                        f"{address} did not answer a ping within {self.options.timeout} s; its console says: "
+                        f"{self._tail()}; look at the L3 and Open vSwitch agents' logs in "
+                        "/var/log/kolla/neutron, and whether this machine has a way to the external network"
+                    )
                 time.sleep(0.5)
         with self.step(f"fetch http://{address}/") as entry:
             while True:
@@ -329,8 +358,10 @@ class Check:
             deadline = time.monotonic() + self.options.timeout
             while guests.READY not in (text := self._text()):
                 if time.monotonic() > deadline:
-                    raise SmokeError(f"the guest did not say '{guests.READY}' on its console within "
-                                     f"{self.options.timeout} s; it says: {self._tail()}")  # fmt: skip
+                    raise SmokeError(
+                        f"the guest did not say '{guests.READY}' on its console within "
+                        f"{self.options.timeout} s; it says: {self._tail()}"
+                    )
                 time.sleep(1)
             own = [
                 line.split("kolla-salt guest: ", 1)[1].strip()
@@ -340,8 +371,10 @@ class Check:
             self.result.server["console"] = own
             if f"metadata uuid {self.server.id}" not in own:
                 failed = next((line for line in own if line.startswith("FAILED")), "it does not name itself")
-                raise SmokeError(f"the guest's console has no 'metadata uuid {self.server.id}': {failed}; look at "
-                                 "neutron-metadata-agent.log and nova-metadata.log in /var/log/kolla")  # fmt: skip
+                raise SmokeError(
+                    f"the guest's console has no 'metadata uuid {self.server.id}': {failed}; look at "
+                    "neutron-metadata-agent.log and nova-metadata.log in /var/log/kolla"
+                )
             entry["detail"] = "; ".join(line for line in own if line.startswith(("metadata", "ready", "address")))
 
     # --- removing ---------------------------------------------------------------------------------------------------
@@ -349,7 +382,7 @@ class Check:
     def _sweep(self) -> None:
         """Remove what an interrupted check left, in the order that dependencies allow."""
         compute, network, image = self.cloud.compute, self.cloud.network, self.cloud.image
-        servers = [server for server in compute.servers(name=f"^{self.name('server')}$")]
+        servers = list(compute.servers(name=f"^{self.name('server')}$"))
         routers = list(network.routers(name=self.name("router")))
         images = [found for kind in ("disk", "kernel", "ramdisk") if (found := image.find_image(self.name(kind)))]
         networks = [found for kind in ("net", "external") for found in network.networks(name=self.name(kind))]
@@ -403,5 +436,4 @@ def _public_key() -> str:
     from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
     key = ed25519.Ed25519PrivateKey.generate().public_key()
-    text = key.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
-    return text
+    return key.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from kolla_salt.cli import place, view
+from kolla_salt.cli import place
 from kolla_salt.cli.errors import CliError
 
 
@@ -67,14 +67,26 @@ def post_deploy(args: argparse.Namespace) -> int:
     write_atomically(script, clouds.openrc(entry).encode())
     dashboard = dashboard_url(cloud)
     if args.json:
-        print(json.dumps({"ok": True, "clouds": str(path), "cloud": name, "openrc": str(script),
-                          "auth_url": entry["auth"]["auth_url"], "dashboard": dashboard}, indent=1))  # fmt: skip
+        print(
+            json.dumps(
+                {
+                    "ok": True,
+                    "clouds": str(path),
+                    "cloud": name,
+                    "openrc": str(script),
+                    "auth_url": entry["auth"]["auth_url"],
+                    "dashboard": dashboard,
+                },
+                indent=1,
+            )
+        )
         return 0
     print(f"wrote {path} (entry '{name}') and {script}")
     print(f"  export OS_CLIENT_CONFIG_FILE={path} OS_CLOUD={name}     or     . {script}")
     if dashboard:
         print(
-            f"dashboard: {dashboard}  user {entry['auth']['username']}, password keystone_admin_password in passwords.yml"
+            f"dashboard: {dashboard}  user {entry['auth']['username']}, "
+            "password keystone_admin_password in passwords.yml"
         )
     return 0
 
@@ -111,11 +123,16 @@ def _options(args: argparse.Namespace, cloud: Any) -> Any:
         pool = (str(hosts[len(hosts) // 2]), str(hosts[-1]))
     keep = getattr(args, "keep", False)
     return smokes.Options(
-        prefix="kolla-salt-demo" if keep else "kolla-salt-smoke", keep=keep, cidr=cidr, gateway=gateway, pool=pool,
+        prefix="kolla-salt-demo" if keep else "kolla-salt-smoke",
+        keep=keep,
+        cidr=cidr,
+        gateway=gateway,
+        pool=pool,
         inner_cidr="10.222.112.0/24" if keep else "10.222.111.0/24",
         physical_network=getattr(args, "physical_network", None) or str(names).split(",")[0].strip(),
-        timeout=getattr(args, "timeout", 240), reach=not getattr(args, "no_reach", False),
-    )  # fmt: skip
+        timeout=getattr(args, "timeout", 240),
+        reach=not getattr(args, "no_reach", False),
+    )
 
 
 def run_smoke(args: argparse.Namespace, cloud: Any, quiet: bool = False) -> dict[str, Any]:
@@ -138,15 +155,17 @@ def run_smoke(args: argparse.Namespace, cloud: Any, quiet: bool = False) -> dict
         began = time.monotonic()
         files = guest.build()
         say(
-            f"{time.monotonic() - began:7.1f} s  the guest's files: Linux {files.version}, {view.plural(files.ramdisk.stat().st_size // 1024, 'KiB').removesuffix('s')}"
+            f"{time.monotonic() - began:7.1f} s  the guest's files: Linux {files.version}, "
+            f"ramdisk {files.ramdisk.stat().st_size // 1024} KiB"
         )
     except LookupError as error:
         raise CliError(f"signing in: {error.args[0]}") from error
     except guest.GuestError as error:
         raise CliError(str(error)) from error
     entry = dict(entry)
-    connection = openstack.connect(load_yaml_config=False, load_envvars=False, app_name="kolla-salt", verify=entry.pop("cacert", True),
-                                   **entry)  # fmt: skip
+    connection = openstack.connect(
+        load_yaml_config=False, load_envvars=False, app_name="kolla-salt", verify=entry.pop("cacert", True), **entry
+    )
     result = smokes.Check(connection, _options(args, cloud), files, say).run()
     return vars(result)
 
@@ -170,7 +189,8 @@ def smoke(args: argparse.Namespace) -> int:
     if args.keep:
         server = result["server"]
         print(
-            f"server {server['name']} runs on {server['host']}: http://{server.get('address', '?')}/  (ping {server.get('address', '?')})"
+            f"server {server['name']} runs on {server['host']} and answers ping and HTTP: "
+            f"http://{server.get('address', '?')}/"
         )
         dashboard = dashboard_url(cloud)
         if dashboard:

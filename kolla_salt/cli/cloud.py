@@ -18,8 +18,9 @@ def add_parser(subparsers: Any) -> None:
     for verb in ("deploy", "reconfigure"):
         parser = subparsers.add_parser(verb)
         selection(parser)
-        parser.add_argument("--every-step", action="store_true",
-                            help="apply every step, also where the dry run sees nothing to do")  # fmt: skip
+        parser.add_argument(
+            "--every-step", action="store_true", help="apply every step, also where the dry run sees nothing to do"
+        )
         parser.set_defaults(handler=run_orchestration, orchestration=verb)
 
     parser = subparsers.add_parser("pull")
@@ -68,8 +69,11 @@ def run_orchestration(args: argparse.Namespace) -> int:
     cloud.check()
     cloud.limited(args.limit)
     ask: dict[str, Any] = {"id": runs.new_id(verb)}
-    for key, value in (("services", getattr(args, "services", None)), ("hosts", getattr(args, "limit", None)),
-                       ("every", getattr(args, "every_step", False))):  # fmt: skip
+    for key, value in (
+        ("services", getattr(args, "services", None)),
+        ("hosts", getattr(args, "limit", None)),
+        ("every", getattr(args, "every_step", False)),
+    ):
         if value:
             ask[key] = value
     pillar = {"kolla_run": ask}
@@ -102,9 +106,20 @@ def report(args: argparse.Namespace, master: Master, run_id: str, state: progres
     timing = progress.timing_table(steps)
     first = first_failure(steps)
     if args.json:
-        print(json.dumps({"ok": ok, "run": record.id, **{k: header.get(k) for k in ("result", "error", "unknown", "seconds")},
-                          "first_failure": vars(first) if first else None, "steps": steps, "timing": timing},
-                         indent=1, default=str))  # fmt: skip
+        print(
+            json.dumps(
+                {
+                    "ok": ok,
+                    "run": record.id,
+                    **{k: header.get(k) for k in ("result", "error", "unknown", "seconds")},
+                    "first_failure": vars(first) if first else None,
+                    "steps": steps,
+                    "timing": timing,
+                },
+                indent=1,
+                default=str,
+            )
+        )
         return 0 if ok else 1
     print()
     if header.get("error"):
@@ -119,8 +134,10 @@ def report(args: argparse.Namespace, master: Master, run_id: str, state: progres
     said = view.plural(changed, "change") if changed else "nothing had to be changed"
     print(f"{args.verb} {ending}: {said}, {header.get('seconds', 0):.1f} s; record: kolla-salt runs show {record.id}")
     for host in header.get("unknown") or []:
-        print(f"  {host} did not answer; its state is unknown. Mend it (salt-key -L, systemctl status salt-minion), "
-              "then give the same command again.")  # fmt: skip
+        print(
+            f"  {host} did not answer; its state is unknown. Mend it (salt-key -L, systemctl status salt-minion), "
+            "then give the same command again."
+        )
     return 0 if ok else 1
 
 
@@ -194,9 +211,21 @@ def _close(
 ) -> None:
     """Write what such a verb did into its record."""
     seconds = round(time.time() - began, 3)
-    record.append_step({"id": verb, "wave": 0, "role": verb, "services": [], "started": began, "seconds": seconds, "ok": not errors,
-                        "hosts": {host: {"result": True, "seconds": seconds, "changed": changed, "failed": []}
-                                  for host, changed in hosts.items()}})  # fmt: skip
+    record.append_step(
+        {
+            "id": verb,
+            "wave": 0,
+            "role": verb,
+            "services": [],
+            "started": began,
+            "seconds": seconds,
+            "ok": not errors,
+            "hosts": {
+                host: {"result": True, "seconds": seconds, "changed": changed, "failed": []}
+                for host, changed in hosts.items()
+            },
+        }
+    )
     record.close(
         "failed" if errors else "incomplete" if unknown else "ok", seconds=seconds, unknown=unknown, errors=errors
     )
@@ -285,14 +314,31 @@ def destroy(args: argparse.Namespace) -> int:
     master = Master(args)
     cloud = _cloud(master)
     record = _record(master, "destroy")
-    good, errors, unknown = _together(master, cloud, args.limit, "kolla_node.destroy", force=args.kill_servers,
-                                      images=args.include_images)  # fmt: skip
-    _close(record, began, "destroy", {host: [f"{kind} {name}" for kind, names in said.items() for name in names]
-                                      for host, said in good.items()}, errors, unknown)  # fmt: skip
-    lines = [f"{host}: removed " + (", ".join(view.plural(len(names), kind.rstrip("s").replace("directorie", "directory")
-                                                         .replace("addresse", "address"))
-                                              for kind, names in said.items() if names) or "nothing, it was clean")
-             for host, said in good.items()]  # fmt: skip
+    good, errors, unknown = _together(
+        master, cloud, args.limit, "kolla_node.destroy", force=args.kill_servers, images=args.include_images
+    )
+    _close(
+        record,
+        began,
+        "destroy",
+        {host: [f"{kind} {name}" for kind, names in said.items() for name in names] for host, said in good.items()},
+        errors,
+        unknown,
+    )
+    lines = [
+        f"{host}: removed "
+        + (
+            ", ".join(
+                view.plural(
+                    len(names), kind.rstrip("s").replace("directorie", "directory").replace("addresse", "address")
+                )
+                for kind, names in said.items()
+                if names
+            )
+            or "nothing, it was clean"
+        )
+        for host, said in good.items()
+    ]
     lines.append(f"destroy: {time.time() - began:.1f} s")
     return _finish(
         args, {"hosts": good, "run": record.id, "seconds": round(time.time() - began, 3)}, errors, unknown, lines

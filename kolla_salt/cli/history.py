@@ -51,9 +51,22 @@ def show_list(args: argparse.Namespace) -> int:
     if not headers:
         print(f"no runs yet in {_root(args)}")
         return 0
-    print(view.table(["run", "started", "who", "result", "seconds"], [
-        [h["id"], _when(h["started"]), h.get("who"), h["result"], f"{h['seconds']:.1f}" if "seconds" in h else None]
-        for h in headers], right=[4]))  # fmt: skip
+    print(
+        view.table(
+            ["run", "started", "who", "result", "seconds"],
+            [
+                [
+                    h["id"],
+                    _when(h["started"]),
+                    h.get("who"),
+                    h["result"],
+                    f"{h['seconds']:.1f}" if "seconds" in h else None,
+                ]
+                for h in headers
+            ],
+            right=[4],
+        )
+    )
     return 0
 
 
@@ -69,9 +82,13 @@ def show_one(args: argparse.Namespace) -> int:
             )
         )
         return 0
-    print(f"{header['verb']} of {header.get('site')} (digest {header.get('site_digest')}, kolla-salt {header.get('version')})\n"
-          f"by {header.get('who')} on {header.get('where')}, {_when(header['started'])} to {_when(header.get('finished')) or '?'}: "
-          f"{header['result']}")  # fmt: skip
+    print(
+        f"{header['verb']} of {header.get('site')} (digest {header.get('site_digest')}, "
+        f"kolla-salt {header.get('version')})\n"
+        f"by {header.get('who')} on {header.get('where')}, {_when(header['started'])} to "
+        f"{_when(header.get('finished')) or '?'}: "
+        f"{header['result']}"
+    )
     if header.get("error"):
         print(header["error"])
     plan = record.plan()

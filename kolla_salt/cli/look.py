@@ -22,8 +22,15 @@ _KINDS = {
     "kolla_keystone": "catalogue",
 }
 #: What kolla_container says will have been done -> what is to be done.
-_ACTIONS = {"created": "create", "recreated": "recreate", "started": "start", "restarted": "restart", "reloaded": "reload",
-            "updated": "change in place", "adopted": "adopt"}  # fmt: skip
+_ACTIONS = {
+    "created": "create",
+    "recreated": "recreate",
+    "started": "start",
+    "restarted": "restart",
+    "reloaded": "reload",
+    "updated": "change in place",
+    "adopted": "adopt",
+}
 
 
 def add_parser(subparsers: Any) -> None:
@@ -75,8 +82,11 @@ class Cloud:
         problems = sites.validate(self.site, self.declarations)
         if problems:
             prefix = "kolla:passwords:"
-            unset = [problem.path.removeprefix(prefix) for problem in problems
-                     if problem.path.startswith(prefix) and problem.value is None]  # fmt: skip
+            unset = [
+                problem.path.removeprefix(prefix)
+                for problem in problems
+                if problem.path.startswith(prefix) and problem.value is None
+            ]
             lines = [problem.text for problem in problems if problem.path.removeprefix(prefix) not in unset]
             if unset:
                 lines.append(
@@ -173,11 +183,23 @@ def plan(args: argparse.Namespace) -> int:
     count = sum(len(items) for found in sums.values() for items in found.values())
     ok = not (broken or unknown)
     if args.json:
-        print(json.dumps({
-            "ok": ok, "changes": count, "waves": steps, "hosts": sums, "unknown": unknown, "missing_images": missing,
-            "errors": {h: r["errors"] if isinstance(r, dict) else [str(r)] for h, r in broken.items()},
-            "unpredictable": failed, "seconds": round(time.monotonic() - began, 3),
-        }, indent=1, default=str))  # fmt: skip
+        print(
+            json.dumps(
+                {
+                    "ok": ok,
+                    "changes": count,
+                    "waves": steps,
+                    "hosts": sums,
+                    "unknown": unknown,
+                    "missing_images": missing,
+                    "errors": {h: r["errors"] if isinstance(r, dict) else [str(r)] for h, r in broken.items()},
+                    "unpredictable": failed,
+                    "seconds": round(time.monotonic() - began, 3),
+                },
+                indent=1,
+                default=str,
+            )
+        )
         return 0 if ok else 1
     print(view.table(["wave", "services", "hosts"], _waves(steps)))
     for host, found in sums.items():
@@ -192,8 +214,10 @@ def plan(args: argparse.Namespace) -> int:
     for host in unknown:
         print(f"\n{host} does not answer: nothing is known of it")
     said = f"{view.plural(count, 'change')} on {view.plural(len(sums), 'host')}" if count else "nothing to change"
-    print(f"\n{said}  ({time.monotonic() - began:.1f} s); nothing was touched. To do it: kolla-salt deploy"
-          + "".join(f" {name}" for name in args.services))  # fmt: skip
+    print(
+        f"\n{said}  ({time.monotonic() - began:.1f} s); nothing was touched. To do it: kolla-salt deploy"
+        + "".join(f" {name}" for name in args.services)
+    )
     return 0 if ok else 1
 
 
@@ -209,8 +233,11 @@ def _print_host(host: str, found: Mapping[str, Any], missing: list[str], diffs: 
     if not any(found.values()) and not missing:
         print(f"\n{host}: nothing to change")
         return
-    parts = [view.plural(len(items), kind.rstrip("s") if kind != "databases" else "database")
-             for kind, items in found.items() if items and kind not in {"catalogue", "other"}]  # fmt: skip
+    parts = [
+        view.plural(len(items), kind.rstrip("s") if kind != "databases" else "database")
+        for kind, items in found.items()
+        if items and kind not in {"catalogue", "other"}
+    ]
     print(f"\n{host}: {', '.join(parts) or 'other changes'}")
     if missing:
         print(f"  images to fetch: {len(missing)}")
@@ -264,8 +291,16 @@ def prechecks(args: argparse.Namespace) -> int:
             good[host] = report
             findings += [rules.Finding(**finding) for finding in report["findings"]]
         else:
-            findings.append(rules.Finding(host, "survey", "error", str(report).strip().splitlines()[-1], "an answer",
-                                          f"salt {host} saltutil.refresh_pillar; salt {host} kolla_check.host"))  # fmt: skip
+            findings.append(
+                rules.Finding(
+                    host,
+                    "survey",
+                    "error",
+                    str(report).strip().splitlines()[-1],
+                    "an answer",
+                    f"salt {host} saltutil.refresh_pillar; salt {host} kolla_check.host",
+                )
+            )
     unknown += [host for host in present if host not in reports]
     networks = cloud.site.topology.get("networks") or {}
     network = networks.get("api", {}).get("cidr") if isinstance(networks.get("api"), dict) else networks.get("api")
@@ -278,13 +313,25 @@ def prechecks(args: argparse.Namespace) -> int:
     errors = [finding for finding in findings if finding.level == "error"]
     ok = not errors and not unknown
     if args.json:
-        print(json.dumps({"ok": ok, "hosts": hosts, "unknown": unknown, "findings": [f.as_dict() for f in findings],
-                          "seconds": round(time.monotonic() - began, 3)}, indent=1))  # fmt: skip
+        print(
+            json.dumps(
+                {
+                    "ok": ok,
+                    "hosts": hosts,
+                    "unknown": unknown,
+                    "findings": [f.as_dict() for f in findings],
+                    "seconds": round(time.monotonic() - began, 3),
+                },
+                indent=1,
+            )
+        )
         return 0 if ok else 1
     for finding in sorted(findings, key=lambda f: (f.level, f.host)):
-        print(f"{finding.level.upper():<8} {finding.host}: {finding.check}\n"
-              f"         found     {finding.found}\n         expected  {finding.expected}\n"
-              f"         mend      {finding.mend}")  # fmt: skip
+        print(
+            f"{finding.level.upper():<8} {finding.host}: {finding.check}\n"
+            f"         found     {finding.found}\n         expected  {finding.expected}\n"
+            f"         mend      {finding.mend}"
+        )
     for host in unknown:
         print(f"UNKNOWN  {host} does not answer within 3 s: systemctl status salt-minion there; salt-key -L here")
     warnings = len(findings) - len(errors)
@@ -400,8 +447,22 @@ def verify(args: argparse.Namespace) -> int:
         problems += [] if deep["ok"] else [f"smoke: {deep['error']}"]
     ok = not (problems or drifted or unknown)
     if args.json:
-        print(json.dumps({"ok": ok, "drift": drifted, "problems": problems, "unknown": unknown, "endpoints": endpoints,
-                          "agents": agents, "smoke": deep, "seconds": seconds}, indent=1, default=str))  # fmt: skip
+        print(
+            json.dumps(
+                {
+                    "ok": ok,
+                    "drift": drifted,
+                    "problems": problems,
+                    "unknown": unknown,
+                    "endpoints": endpoints,
+                    "agents": agents,
+                    "smoke": deep,
+                    "seconds": seconds,
+                },
+                indent=1,
+                default=str,
+            )
+        )
         return 0 if ok else 1
     for host, found in drifted.items():
         print(f"{host} differs from the site:")
@@ -414,8 +475,11 @@ def verify(args: argparse.Namespace) -> int:
     for host in unknown:
         print(f"{host} does not answer: its state is unknown")
     containers = sum(len(report["containers"]) for report in health.values())
-    print(f"{view.plural(len(health), 'host')}, {view.plural(containers, 'container')}, {view.plural(len(endpoints), 'endpoint')}, "
-          f"{view.plural(len(agents), 'agent')}: {'all well, no drift' if ok else 'see above'}  ({seconds:.1f} s)")  # fmt: skip
+    print(
+        f"{view.plural(len(health), 'host')}, {view.plural(containers, 'container')}, "
+        f"{view.plural(len(endpoints), 'endpoint')}, "
+        f"{view.plural(len(agents), 'agent')}: {'all well, no drift' if ok else 'see above'}  ({seconds:.1f} s)"
+    )
     if drifted:
         print("kolla-salt deploy brings hosts back to what the site describes")
     return 0 if ok else 1
@@ -436,8 +500,10 @@ def validate_config(args: argparse.Namespace) -> int:
         if args.json:
             print(json.dumps({"ok": True, "site": str(cloud.directory), "problems": []}))
         else:
-            print(f"the site {cloud.directory} is valid: {view.plural(len(cloud.hosts), 'host')}, "
-                  f"{view.plural(len(cloud.resolver.enabled_services()), 'service')}")  # fmt: skip
+            print(
+                f"the site {cloud.directory} is valid: {view.plural(len(cloud.hosts), 'host')}, "
+                f"{view.plural(len(cloud.resolver.enabled_services()), 'service')}"
+            )
         return 0
     master = Master(args)
     present, unknown = master.present(cloud.hosts)
@@ -458,6 +524,8 @@ def validate_config(args: argparse.Namespace) -> int:
             )
         )
         return 0 if ok else 1
-    print("\n".join([*problems, *(f"{host} does not answer: its state is unknown" for host in unknown)]) or
-          f"the site is valid, {view.plural(checked, 'container')} run with its configuration")  # fmt: skip
+    print(
+        "\n".join([*problems, *(f"{host} does not answer: its state is unknown" for host in unknown)])
+        or f"the site is valid, {view.plural(checked, 'container')} run with its configuration"
+    )
     return 0 if ok else 1

@@ -27,62 +27,90 @@ class Verb(NamedTuple):
 
 
 GROUPS: tuple[tuple[str, tuple[Verb, ...]], ...] = (
-    ("the site", (
-        Verb("init", "kolla_salt.cli.site", "write a commented example site"),
-        Verb("genpwd", "kolla_salt.cli.site", "make the passwords that are missing"),
-        Verb("mergepwd", "kolla_salt.cli.site", "take the passwords of an older file into a newer one"),
-        Verb("import", "kolla_salt.cli.site", "make a site from the files of a Kolla-Ansible deployment"),
-    )),
-    ("before a run", (
-        Verb("prechecks", "kolla_salt.cli.look", "ask every host whether it can be deployed to"),
-        Verb("images", "kolla_salt.images.cli", "build, list and serve container images"),
-        Verb("pull", "kolla_salt.cli.cloud", "fetch the images that hosts lack"),
-        Verb("plan", "kolla_salt.cli.look", "show what deploy would do, file by file and container by container"),
-    )),
-    ("runs", (
-        Verb("deploy", "kolla_salt.cli.cloud", "bring the cloud to the state that the site describes"),
-        Verb("reconfigure", "kolla_salt.cli.cloud", "deploy to hosts that are deployed already"),
-        Verb("genconfig", "kolla_salt.cli.cloud", "write configuration files only, restart nothing"),
-        Verb("post-deploy", "kolla_salt.cli.after", "write clouds.yaml and admin-openrc.sh"),
-        Verb("stop", "kolla_salt.cli.cloud", "stop all containers of the cloud"),
-        Verb("destroy", "kolla_salt.cli.cloud", "remove what deploy made, data included"),
-    )),
-    ("looking", (
-        Verb("status", "kolla_salt.cli.look", "table of hosts and containers"),
-        Verb("verify", "kolla_salt.cli.look", "find drift, sick containers, dead endpoints and agents"),
-        Verb("smoke", "kolla_salt.cli.after", "boot a server, reach it, remove it again"),
-        Verb("validate-config", "kolla_salt.cli.look", "check the site, and the written configuration in the containers"),
-        Verb("runs", "kolla_salt.cli.history", "list past runs, show one"),
-    )),
-    ("trying it out", (
-        Verb("sandbox", "kolla_salt.sandbox.cli", "a cloud of one to several nodes on this machine"),
-    )),
-)  # fmt: skip
+    (
+        "the site",
+        (
+            Verb("init", "kolla_salt.cli.site", "write a commented example site"),
+            Verb("genpwd", "kolla_salt.cli.site", "make the passwords that are missing"),
+            Verb("mergepwd", "kolla_salt.cli.site", "take the passwords of an older file into a newer one"),
+            Verb("import", "kolla_salt.cli.site", "make a site from the files of a Kolla-Ansible deployment"),
+        ),
+    ),
+    (
+        "before a run",
+        (
+            Verb("prechecks", "kolla_salt.cli.look", "ask every host whether it can be deployed to"),
+            Verb("images", "kolla_salt.images.cli", "build, list and serve container images"),
+            Verb("pull", "kolla_salt.cli.cloud", "fetch the images that hosts lack"),
+            Verb("plan", "kolla_salt.cli.look", "show what deploy would do, file by file and container by container"),
+        ),
+    ),
+    (
+        "runs",
+        (
+            Verb("deploy", "kolla_salt.cli.cloud", "bring the cloud to the state that the site describes"),
+            Verb("reconfigure", "kolla_salt.cli.cloud", "deploy to hosts that are deployed already"),
+            Verb("genconfig", "kolla_salt.cli.cloud", "write configuration files only, restart nothing"),
+            Verb("post-deploy", "kolla_salt.cli.after", "write clouds.yaml and admin-openrc.sh"),
+            Verb("stop", "kolla_salt.cli.cloud", "stop all containers of the cloud"),
+            Verb("destroy", "kolla_salt.cli.cloud", "remove what deploy made, data included"),
+        ),
+    ),
+    (
+        "looking",
+        (
+            Verb("status", "kolla_salt.cli.look", "table of hosts and containers"),
+            Verb("verify", "kolla_salt.cli.look", "find drift, sick containers, dead endpoints and agents"),
+            Verb("smoke", "kolla_salt.cli.after", "boot a server, reach it, remove it again"),
+            Verb(
+                "validate-config",
+                "kolla_salt.cli.look",
+                "check the site, and the written configuration in the containers",
+            ),
+            Verb("runs", "kolla_salt.cli.history", "list past runs, show one"),
+        ),
+    ),
+    ("trying it out", (Verb("sandbox", "kolla_salt.sandbox.cli", "a cloud of one to several nodes on this machine"),)),
+)
 VERBS = {verb.name: verb for _, verbs in GROUPS for verb in verbs}
 
 
 def common() -> argparse.ArgumentParser:
     """Return the parser of the options that every verb has."""
     parser = argparse.ArgumentParser(add_help=False)
-    parser.add_argument("--site", metavar="DIR", default=argparse.SUPPRESS,
-                        help="folder of the site (default: $KOLLA_SALT_SITE, what the master serves, /etc/kolla-salt)")  # fmt: skip
-    parser.add_argument("--json", action="store_true", default=argparse.SUPPRESS,
-                        help="print one JSON document instead of text")  # fmt: skip
-    parser.add_argument("--master-config", metavar="FILE", default=argparse.SUPPRESS,
-                        help="configuration of the Salt master (default: $SALT_MASTER_CONFIG, /etc/salt/master)")  # fmt: skip
+    parser.add_argument(
+        "--site",
+        metavar="DIR",
+        default=argparse.SUPPRESS,
+        help="folder of the site (default: $KOLLA_SALT_SITE, what the master serves, /etc/kolla-salt)",
+    )
+    parser.add_argument(
+        "--json", action="store_true", default=argparse.SUPPRESS, help="print one JSON document instead of text"
+    )
+    parser.add_argument(
+        "--master-config",
+        metavar="FILE",
+        default=argparse.SUPPRESS,
+        help="configuration of the Salt master (default: $SALT_MASTER_CONFIG, /etc/salt/master)",
+    )
     return parser
 
 
 def build(verb: str | None) -> argparse.ArgumentParser:
     """Return the parser; only ``verb`` has its options, the others are names with a line of help."""
     parser = argparse.ArgumentParser(
-        prog="kolla-salt", parents=[common()], formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="OpenStack in containers, deployed and operated with Salt.", usage="kolla-salt VERB [options]",
+        prog="kolla-salt",
+        parents=[common()],
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="OpenStack in containers, deployed and operated with Salt.",
+        usage="kolla-salt VERB [options]",
         epilog="\n".join(
-            line for title, verbs in GROUPS
+            line
+            for title, verbs in GROUPS
             for line in (f"{title}:", *(f"  {item.name:<16} {item.help}" for item in verbs), "")
-        ) + "'kolla-salt VERB --help' explains a verb. Exit status is 0 only if all is well.",
-    )  # fmt: skip
+        )
+        + "'kolla-salt VERB --help' explains a verb. Exit status is 0 only if all is well.",
+    )
     parser.add_argument("--version", action="version", version=f"kolla-salt {__version__}")
     subparsers = parser.add_subparsers(dest="verb", metavar="VERB", help=argparse.SUPPRESS)
     if verb in VERBS:

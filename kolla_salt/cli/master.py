@@ -34,8 +34,9 @@ class Master:
         self.config = place.master_config(args)
         self.site = place.served_site(args)
         if os.geteuid() != 0 and not os.access(self.config.parent, os.W_OK):
-            raise CliError(f"talking to the Salt master of {self.config}: it belongs to another user; "
-                           "run this as root (sudo)")  # fmt: skip
+            raise CliError(
+                f"talking to the Salt master of {self.config}: it belongs to another user; run this as root (sudo)"
+            )
         self._opts: dict[str, Any] | None = None
 
     @property
@@ -53,9 +54,11 @@ class Master:
             with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as link:
                 link.settimeout(2)
                 if link.connect_ex((address, opts["ret_port"])) != 0:
-                    raise CliError(f"talking to the Salt master of {self.config}: nothing listens on {address}:"
-                                   f"{opts['ret_port']}; start it: systemctl start salt-master "
-                                   "(in a sandbox: kolla-salt sandbox up)")  # fmt: skip
+                    raise CliError(
+                        f"talking to the Salt master of {self.config}: nothing listens on {address}:"
+                        f"{opts['ret_port']}; start it: systemctl start salt-master "
+                        "(in a sandbox: kolla-salt sandbox up)"
+                    )
             self._opts = opts
         return self._opts
 
@@ -83,8 +86,15 @@ class Master:
             raise CliError(outcome.last_words(done["return"]))
         return done["return"]
 
-    def ask(self, hosts: Sequence[str], function: str, *arguments: Any, timeout: int | None = None,
-            progress: Callable[[str, Any], None] | None = None, **kwargs: Any) -> dict[str, Any]:  # fmt: skip
+    def ask(
+        self,
+        hosts: Sequence[str],
+        function: str,
+        *arguments: Any,
+        timeout: int | None = None,
+        progress: Callable[[str, Any], None] | None = None,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
         """Run an execution function on ``hosts`` in one job and return host -> answer.
 
         A host that says nothing is not in the result.
@@ -106,8 +116,9 @@ class Master:
         answers: dict[str, Any] = {}
         with quiet(), salt.client.LocalClient(mopts=dict(self.opts)) as client:
             try:
-                for part in client.cmd_iter(list(hosts), function, list(arguments), tgt_type="list",
-                                            kwarg=kwargs or None, **options):  # fmt: skip
+                for part in client.cmd_iter(
+                    list(hosts), function, list(arguments), tgt_type="list", kwarg=kwargs or None, **options
+                ):
                     for host, said in part.items():
                         if isinstance(said, dict) and "ret" in said and not (said.get("failed") and not said["ret"]):
                             answers[host] = said["ret"]
@@ -147,8 +158,12 @@ class Master:
             except BaseException as error:  # handed to the main thread, which raises it
                 errors.append(error)
 
-        with quiet(), salt.utils.event.get_event("master", sock_dir=self.opts["sock_dir"], opts=dict(self.opts),
-                                                 listen=True) as bus:  # fmt: skip
+        with (
+            quiet(),
+            salt.utils.event.get_event(
+                "master", sock_dir=self.opts["sock_dir"], opts=dict(self.opts), listen=True
+            ) as bus,
+        ):
             bus.connect_pub()
             worker = threading.Thread(target=work, daemon=True)
             worker.start()

@@ -26,8 +26,10 @@ def master_config(args: argparse.Namespace) -> Path:
         if path.is_file():
             return path
     looked = given or f"{DEFAULT_MASTER} and {sandbox}"
-    raise CliError(f"looking for the configuration of the Salt master: no file {looked}; run this on the master, "
-                   "name the file with --master-config FILE, or start a sandbox: kolla-salt sandbox up")  # fmt: skip
+    raise CliError(
+        f"looking for the configuration of the Salt master: no file {looked}; run this on the master, "
+        "name the file with --master-config FILE, or start a sandbox: kolla-salt sandbox up"
+    )
 
 
 def _site_of_master(path: Path) -> Path | None:
@@ -71,6 +73,8 @@ def served_site(args: argparse.Namespace) -> Path:
     served = _site_of_master(config) or DEFAULT_SITE
     wanted = site(args)
     if wanted.resolve() != served.resolve():
-        raise CliError(f"the master of {config} serves the site {served}, but {wanted} was asked for; set "
-                       f"'ext_pillar: [{{kolla: {wanted}}}]' in {config} and restart the master, or leave --site away")  # fmt: skip
+        raise CliError(
+            f"the master of {config} serves the site {served}, but {wanted} was asked for; set "
+            f"'ext_pillar: [{{kolla: {wanted}}}]' in {config} and restart the master, or leave --site away"
+        )
     return served

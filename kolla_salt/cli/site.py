@@ -48,15 +48,19 @@ def example_root() -> Path:
     for path in (package.parent / "pillar", package / "_example"):
         if (path / "all-in-one" / "globals.yml").is_file():
             return path
-    raise CliError(f"looking for the example sites: neither {package.parent / 'pillar'} nor {package / '_example'} "
-                   "has them; reinstall kolla-salt")  # fmt: skip
+    raise CliError(
+        f"looking for the example sites: neither {package.parent / 'pillar'} nor {package / '_example'} "
+        "has them; reinstall kolla-salt"
+    )
 
 
 def _empty(directory: Path) -> None:
     there = [name for name in ("globals.yml", "topology.yml", "passwords.yml") if (directory / name).exists()]
     if there:
-        raise CliError(f"writing a site to {directory}: {', '.join(there)} is there already and was left alone; "
-                       "give another folder, or remove it first")  # fmt: skip
+        raise CliError(
+            f"writing a site to {directory}: {', '.join(there)} is there already and was left alone; "
+            "give another folder, or remove it first"
+        )
 
 
 def _say(args: argparse.Namespace, data: dict[str, Any], *lines: str) -> int:
@@ -75,11 +79,14 @@ def init(args: argparse.Namespace) -> int:
     for name in ("globals.yml", "topology.yml", "passwords.yml"):
         shutil.copyfile(source / name, directory / name)
         (directory / name).chmod(0o600 if name == "passwords.yml" else 0o644)
-    return _say(args, {"directory": str(directory), "example": kind},
-                f"wrote an example site ({kind}) to {directory}",
-                "next: edit globals.yml and topology.yml there, then",
-                f"  kolla-salt genpwd --site {directory}",
-                "  kolla-salt validate-config --offline" + (f" --site {directory}" if directory != place.DEFAULT_SITE else ""))  # fmt: skip
+    return _say(
+        args,
+        {"directory": str(directory), "example": kind},
+        f"wrote an example site ({kind}) to {directory}",
+        "next: edit globals.yml and topology.yml there, then",
+        f"  kolla-salt genpwd --site {directory}",
+        "  kolla-salt validate-config --offline" + (f" --site {directory}" if directory != place.DEFAULT_SITE else ""),
+    )
 
 
 def genpwd(args: argparse.Namespace) -> int:
@@ -137,8 +144,10 @@ def import_site(args: argparse.Namespace) -> int:
     _empty(directory)
     for path in (args.globals, args.inventory):
         if not Path(path).is_file():
-            raise CliError(f"importing a deployment: {path} does not exist; name the file with "
-                           f"--{'globals' if path == args.globals else 'inventory'} FILE")  # fmt: skip
+            raise CliError(
+                f"importing a deployment: {path} does not exist; name the file with "
+                f"--{'globals' if path == args.globals else 'inventory'} FILE"
+            )
     decls = declarations.load()
     try:
         settings = passwords.read(Path(args.globals))
@@ -152,21 +161,36 @@ def import_site(args: argparse.Namespace) -> int:
     head = f"# Imported from {args.inventory}.\n"
     (directory / "topology.yml").write_text(head + yaml.safe_dump(found.topology, sort_keys=False))
     passwords.write(directory / "passwords.yml", passwords.dump(old))
-    copied = _overrides(Path(args.config) if args.config else Path(args.globals).parent / "config", directory / "overrides",
-                        found.left)  # fmt: skip
+    copied = _overrides(
+        Path(args.config) if args.config else Path(args.globals).parent / "config", directory / "overrides", found.left
+    )
     kinds = passwords.declared(decls)
     lacking = sorted(name for name, kind in kinds.items() if name not in old and kind["kind"] != "none")
     if args.json:
-        print(json.dumps({"ok": not found.left, "directory": str(directory), "not_taken_over": found.left,
-                          "overrides": copied, "passwords_to_make": lacking}, indent=1))  # fmt: skip
+        print(
+            json.dumps(
+                {
+                    "ok": not found.left,
+                    "directory": str(directory),
+                    "not_taken_over": found.left,
+                    "overrides": copied,
+                    "passwords_to_make": lacking,
+                },
+                indent=1,
+            )
+        )
     else:
-        print(f"wrote {directory}: {len(found.globals)} options, {len(found.topology['hosts'])} hosts, "
-              f"{len(old)} passwords, {len(copied)} overrides")  # fmt: skip
+        print(
+            f"wrote {directory}: {len(found.globals)} options, {len(found.topology['hosts'])} hosts, "
+            f"{len(old)} passwords, {len(copied)} overrides"
+        )
         if found.left:
             print(f"not taken over ({len(found.left)}):\n  " + "\n  ".join(found.left))
-        print("next: look at the list above, then\n"
-              f"  kolla-salt genpwd --site {directory}     ({len(lacking)} passwords that Kolla-Ansible does not have)\n"
-              f"  kolla-salt validate-config --offline --site {directory}\n  kolla-salt plan")  # fmt: skip
+        print(
+            "next: look at the list above, then\n"
+            f"  kolla-salt genpwd --site {directory}     ({len(lacking)} passwords that Kolla-Ansible does not have)\n"
+            f"  kolla-salt validate-config --offline --site {directory}\n  kolla-salt plan"
+        )
     return 1 if found.left else 0
 
 

@@ -25,8 +25,10 @@ def table(header: Sequence[str], rows: Iterable[Sequence[Any]], right: Iterable[
     rightmost = set(right)
     lines = []
     for row in cells:
-        parts = [cell.rjust(width) if column in rightmost else cell.ljust(width)
-                 for column, (cell, width) in enumerate(zip(row, widths, strict=True))]  # fmt: skip
+        parts = [
+            cell.rjust(width) if column in rightmost else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
         lines.append("  ".join(parts).rstrip())
     return "\n".join(lines)
 
@@ -69,15 +71,22 @@ def _short(value: Any, limit: int = 120) -> str:
 
 def failure(first: outcome.Failure, run: str = "") -> str:
     """Return the first failure with what it said and the next step to take."""
-    lines = ["", f"First failure, on {first.host}:", f"  state     {first.id}",
-             f"  function  {first.function}", f"  in        {first.sls}.sls"]  # fmt: skip
+    lines = [
+        "",
+        f"First failure, on {first.host}:",
+        f"  state     {first.id}",
+        f"  function  {first.function}",
+        f"  in        {first.sls}.sls",
+    ]
     if not first.id:
         lines = ["", f"First failure, on {first.host}:"]
     lines += ["  said      " + first.comment.strip().replace("\n", "\n            "), "Next:"]
     service = first.sls.split(".", 1)[0]
     if first.function.startswith("kolla_container."):
-        lines.append(f"  look at what the container says:  docker logs --tail 50 {first.id}   (on {first.host}; "
-                     f"its log files: /var/log/kolla/{service}/)")  # fmt: skip
+        lines.append(
+            f"  look at what the container says:  docker logs --tail 50 {first.id}   (on {first.host}; "
+            f"its log files: /var/log/kolla/{service}/)"
+        )
     if first.sls:
         lines.append(f"  see the same state by itself:     salt {first.host} state.sls {first.sls} test=True")
     if run:
@@ -107,8 +116,9 @@ def timings(timing: Mapping[str, Any], width: int | None = None) -> str:
     if timing["slowest"]:
         text += "\n\nslowest states\n" + table(
             ["seconds", "host", "state"],
-            [[f"{entry['seconds']:.1f}", entry["host"], entry["id"]] for entry in timing["slowest"][:5]], right=[0],
-        )  # fmt: skip
+            [[f"{entry['seconds']:.1f}", entry["host"], entry["id"]] for entry in timing["slowest"][:5]],
+            right=[0],
+        )
     return text
 
 
@@ -181,8 +191,10 @@ class LiveView:
         total = sum(count for found in state.predicted.values() for count in found.values())
         seconds = sum((data.get("seconds") or {}).values())
         answer = f"{plural(len(state.hosts) - len(state.unknown), 'host')} of {len(state.hosts)} answered"
-        self.line(f"{answer}; the dry run predicts {plural(total, 'change')} in {plural(len(state.todo), 'service')}"
-                  f"  ({seconds:.1f} s)")  # fmt: skip
+        self.line(
+            f"{answer}; the dry run predicts {plural(total, 'change')} in {plural(len(state.todo), 'service')}"
+            f"  ({seconds:.1f} s)"
+        )
         for host in state.unknown:
             self.line(f"  {host} does not answer: nothing is known of it, the run goes on without it where it can")
 

@@ -61,8 +61,12 @@ def host() -> dict[str, Any]:
     wanted, addresses = _wanted_interfaces(resolver, groups)
     findings += prechecks.interfaces(name, wanted, addresses, links)
     topology = {other: resolver.address("api", other) for other in resolver.topology_hosts}
-    findings += prechecks.names(name, {other: _resolve(other) for other in topology}, topology,
-                                to_bool(_value(resolver, "customize_etc_hosts", False)))  # fmt: skip
+    findings += prechecks.names(
+        name,
+        {other: _resolve(other) for other in topology},
+        topology,
+        to_bool(_value(resolver, "customize_etc_hosts", False)),
+    )
     findings += prechecks.kernel(name, _wanted_kernel(resolver, groups), kernel())
     own = sorted(address for link in links.values() for address in link["addresses"])
     vips = (
@@ -105,8 +109,9 @@ def _wanted_ports(resolver: Any) -> list[dict[str, Any]]:
     address = resolver.address("api")
     return [
         {"port": int(entry["port"]), "service": entry["service"], "address": address}
-        for entry in resolver.catalogue["ports"] if resolver.host in resolver.hosts(entry["group"])
-    ]  # fmt: skip
+        for entry in resolver.catalogue["ports"]
+        if resolver.host in resolver.hosts(entry["group"])
+    ]
 
 
 def listening(container_ids: dict[str, str] | None = None) -> list[dict[str, Any]]:
@@ -130,8 +135,13 @@ def listening(container_ids: dict[str, str] | None = None) -> list[dict[str, Any
             fields = line.split()
             if fields[3] == "0A":
                 address, port = fields[1].split(":")
-                sockets[fields[9]] = {"port": int(port, 16), "address": _address(address, family), "pid": None,
-                                      "program": None, "container": None}  # fmt: skip
+                sockets[fields[9]] = {
+                    "port": int(port, 16),
+                    "address": _address(address, family),
+                    "pid": None,
+                    "program": None,
+                    "container": None,
+                }
     for link in Path("/proc").glob("[0-9]*/fd/*"):
         try:
             target = os.readlink(link)
@@ -341,9 +351,14 @@ def agents() -> list[dict[str, Any]]:
         )
     url = f"{resolver.endpoint(_identity_entry(resolver))}/v3"
     user = _value(resolver, "keystone_admin_user", "admin")
-    auth = v3.Password(auth_url=url, username=user, password=password,
-                       project_name=_value(resolver, "keystone_admin_project", "admin"), user_domain_id="default",
-                       project_domain_id="default")  # fmt: skip
+    auth = v3.Password(
+        auth_url=url,
+        username=user,
+        password=password,
+        project_name=_value(resolver, "keystone_admin_project", "admin"),
+        user_domain_id="default",
+        project_domain_id="default",
+    )
     authority = _value(resolver, "openstack_cacert", "")
     client = session.Session(auth=auth, verify=authority if authority and os.path.exists(authority) else True)
     found: list[dict[str, Any]] = []

@@ -341,8 +341,8 @@ def destroy(force: bool = False, images: bool = False) -> dict[str, list[str]]:
     running = servers()
     if running and not force:
         raise CommandExecutionError(
-            f"destroying on {__opts__['id']}: {len(running)} virtual machines run here ({', '.join(running[:5])}); expected "
-            "none. Delete or move them, or give --kill-servers"
+            f"destroying on {__opts__['id']}: {len(running)} virtual machines run here ({', '.join(running[:5])}); "
+            "expected none. Delete or move them, or give --kill-servers"
         )
     resolver = _resolver()
     engine = _engine(resolver)
@@ -351,8 +351,11 @@ def destroy(force: bool = False, images: bool = False) -> dict[str, list[str]]:
     full = {item["name"]: engine.inspect(item["name"]) or {} for item in listed}
     mounts = [mount for data in full.values() for mount in data.get("Mounts") or []]
     volumes = {mount["Name"] for mount in mounts if mount.get("Type") == "volume"} | _declared_volumes(resolver)
-    configs = {Path("/etc/kolla") / decl["component"] for d in resolver.declarations.values()
-               for decl in d["containers"].values()}  # fmt: skip
+    configs = {
+        Path("/etc/kolla") / decl["component"]
+        for d in resolver.declarations.values()
+        for decl in d["containers"].values()
+    }
     configs |= {Path(mount["Source"]) for mount in mounts if str(mount.get("Source", "")).startswith("/etc/kolla/")}
     # keepalived gives up its addresses and the agents their namespaces when they are asked to end.
     __salt__["kolla_container.stop_many"]([item["name"] for item in listed], timeout=5)

@@ -1,7 +1,7 @@
 """The master's side of a run: ask the hosts, predict, apply one step after the other, keep the record.
 
-The functions run inside an orchestration (``salt-run state.orchestrate orch.deploy``), in which ``__context__`` lives as
-long as the run. They are not meant for minions.
+The functions run inside an orchestration (``salt-run state.orchestrate orch.deploy``), in which ``__context__`` lives
+as long as the run. They are not meant for minions.
 """
 
 from __future__ import annotations
@@ -123,6 +123,11 @@ def begin(verb: str, steps: Any, run_id: str = "", every: bool = False, hosts: A
     """
     if not isinstance(steps, list):
         raise CommandExecutionError(outcome.last_words(str(steps)))
+    if other := runs.running(records_root()):
+        raise CommandExecutionError(
+            f"beginning {verb}: the run {other['id']} of {other.get('who')} is going on (process {other.get('pid')}); "
+            "expected none, since two runs would change the same hosts. Wait for its end"
+        )
     directory = site_directory()
     site, decls = sites.load(directory), declarations.load()
     if hosts:
@@ -290,7 +295,8 @@ def apply(step: dict[str, Any]) -> dict[str, Any]:
     """Apply one step: what is to be done of it and not blocked, as one ``state.apply`` job.
 
     :param step: ``id``, ``wave``, ``role``, ``services``, ``sls``, ``minions``.
-    :returns: ``ok``, ``left_out`` (service -> host -> why), ``hosts`` (host -> outcome), ``returns`` (host -> states).
+    :returns: ``ok``, ``left_out`` (service -> host -> why), ``hosts`` (host -> outcome), ``state`` (result, changes and
+        comment of a state).
 
     CLI Example:
 
@@ -358,7 +364,31 @@ def apply(step: dict[str, Any]) -> dict[str, Any]:
     if jobs or left_out:
         run["record"].append_step(report)
         _fire("step", {"run": run["record"].id, "state": "ended", **_coarse(report)})
-    return {**report, "returns": returns}
+    return {**report, "state": _as_state(report, returns)}
+
+
+def _as_state(report: dict[str, Any], returns: dict[str, Any]) -> dict[str, Any]:
+    """Return a step's outcome as a state has it; hosts in which nothing changed are left out, as ``salt.state`` does."""
+    hosts = report["hosts"]
+    shown = {
+        host: states for host, states in returns.items() if hosts[host]["result"] is False or hosts[host]["changed"]
+    }
+    failed = [f"failed on {host}" for host, said in hosts.items() if said["result"] is False]
+    silent = [f"{host} did not return" for host in hosts if host not in returns]
+    left_out = [
+        f"{service} was left out on {host}: {why}"
+        for service, by in report["left_out"].items()
+        for host, why in by.items()
+    ]
+    if __opts__.get("test"):
+        result = False if failed else None if shown else True
+    else:
+        result = report["ok"]
+    return {
+        "result": result,
+        "changes": {"out": "highstate", "ret": shown} if shown else {},
+        "comment": "\n".join([*failed, *silent, *left_out]) or ("applied" if hosts else "nothing to do"),
+    }
 
 
 def _states(hosts: list[str], sls: list[str], pillar: dict[str, Any]) -> dict[str, Any]:

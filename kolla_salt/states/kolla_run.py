@@ -46,19 +46,7 @@ def applied(name: str, **step: Any) -> dict[str, Any]:
     """
     fields = {key: step[key] for key in ("wave", "role", "services", "sls", "minions")}
     done = __salt__["kolla_run.apply"]({"id": name, **fields})
-    changed = {host: states for host, states in done["returns"].items() if not done["hosts"][host]["result"]
-               or done["hosts"][host]["changed"]}  # fmt: skip
-    left_out = [f"{service} was left out on {host}: {why}"
-                for service, hosts in done["left_out"].items() for host, why in hosts.items()]  # fmt: skip
-    silent = [f"{host} did not return" for host in done["hosts"] if host not in done["returns"]]
-    failed = [f"failed on {host}" for host, said in done["hosts"].items() if said["result"] is False]
-    result = bool(done["ok"]) if not __opts__["test"] else (False if failed else None if changed else True)
-    return {
-        "name": name,
-        "result": result,
-        "changes": {"out": "highstate", "ret": changed} if changed else {},
-        "comment": "\n".join([*failed, *silent, *left_out]) or ("applied" if done["hosts"] else "nothing to do"),
-    }
+    return {"name": name, **done["state"]}
 
 
 def ended(name: str) -> dict[str, Any]:

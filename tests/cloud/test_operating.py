@@ -59,8 +59,13 @@ def test_a_changed_option_is_planned_then_applied_to_its_own_containers_only(sit
         }
         assert planned and all(name.startswith("keystone") for _, name in planned)
         done = answer("reconfigure")
-        touched = {change["id"] for step in done["steps"] for host in step["hosts"].values() for change in host["changed"]
-                   if change["function"].startswith("kolla_container.")}  # fmt: skip
+        touched = {
+            change["id"]
+            for step in done["steps"]
+            for host in step["hosts"].values()
+            for change in host["changed"]
+            if change["function"].startswith("kolla_container.")
+        }
         assert touched == {name for _, name in planned}
     finally:
         path.write_text(before)

@@ -88,7 +88,10 @@ def test_long_texts_are_cut_and_say_so():
 
 
 def test_last_words_drop_the_traceback():
-    text = "Exception occurred in runner kolla.plan: Traceback (most recent call last):\n  File x\nsalt.exceptions.SaltRunnerError: the site has problems:\n  one"
+    text = (
+        "Exception occurred in runner kolla.plan: Traceback (most recent call last):\n  File x\n"
+        "salt.exceptions.SaltRunnerError: the site has problems:\n  one"
+    )
     assert outcome.last_words(text) == "the site has problems:\n  one"
     assert outcome.last_words("Traceback (most recent call last):\n  File x\nKeyError: 'a'") == "KeyError: 'a'"
     assert outcome.last_words("ERROR: no engine") == "no engine"

@@ -43,6 +43,14 @@ def test_a_run_whose_process_is_gone_is_interrupted(tmp_path):
     assert runs.headers(tmp_path)[0]["result"] == "interrupted"
 
 
+def test_a_run_that_goes_on_is_found_and_an_ended_one_is_not(tmp_path):
+    assert runs.running(tmp_path) is None
+    run = runs.create("deploy", tmp_path)
+    assert runs.running(tmp_path)["id"] == run.id
+    run.close("ok")
+    assert runs.running(tmp_path) is None
+
+
 def test_a_half_written_line_ends_the_steps(tmp_path):
     run = runs.create("deploy", tmp_path)
     run.append_step({"id": "one"})
