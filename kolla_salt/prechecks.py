@@ -13,7 +13,7 @@ from typing import Any
 #: Oldest engine that runs the images and knows every field of a container's specification.
 OLDEST_ENGINE = {"docker": (20, 10), "podman": (4, 7)}
 #: What a host of a group needs at least: GiB of memory, and what is comfortable.
-MEMORY = {"control": (6, 16), "compute": (2, 8), "network": (1, 2)}
+MEMORY = {"control": (6, 12), "compute": (2, 6), "network": (1, 2)}
 DISK = (5, 20)
 #: Clocks further apart than this break tokens and Galera's and RabbitMQ's time-outs are hard to read, seconds.
 CLOCK_LIMIT = 2.0

@@ -368,7 +368,7 @@ def apply(step: dict[str, Any]) -> dict[str, Any]:
 
 
 def _as_state(report: dict[str, Any], returns: dict[str, Any]) -> dict[str, Any]:
-    """Return a step's outcome as a state has it; hosts in which nothing changed are left out, as ``salt.state`` does."""
+    """Return a step's outcome as a state has it; hosts where nothing changed are left out, as ``salt.state`` does."""
     hosts = report["hosts"]
     shown = {
         host: states for host, states in returns.items() if hosts[host]["result"] is False or hosts[host]["changed"]

@@ -24,7 +24,7 @@ def test_too_little_is_an_error_and_tight_is_a_warning():
         ("memory", "error"),
         ("disk", "error"),
     }
-    facts |= {"memory": 12.0, "disk_free": 15.0}
+    facts |= {"memory": 8.0, "disk_free": 15.0}
     assert {(f.check, f.level) for f in prechecks.resources("h", ["control"], facts)} == {
         ("memory", "warning"),
         ("disk", "warning"),
