@@ -369,7 +369,7 @@ def agents() -> list[dict[str, Any]]:
             "orchestration",
             "/services",
             "services",
-            lambda a: (f"{a['binary']} {a['engine_id'][:8]}", a["host"], a["status"] == "up"),
+            lambda a: (a["binary"], a["host"], a["status"] == "up"),
         ),
         ("block-storage", "/os-services", "services", lambda a: (a["binary"], a["host"], a["state"] == "up")),
     )
@@ -388,7 +388,9 @@ def agents() -> list[dict[str, Any]]:
                 )
     except exceptions.ClientException as error:
         raise CommandExecutionError(f"asking OpenStack at {url} for its agents: {error}") from error
-    return found
+    # A worker that was restarted has a new entry; its old one stays for a while and says nothing.
+    up = {(agent["agent"], agent["host"]) for agent in found if agent["ok"]}
+    return [agent for agent in found if agent["ok"] or (agent["agent"], agent["host"]) not in up]
 
 
 def _identity_entry(resolver: Any) -> str:
