@@ -112,7 +112,7 @@ def globals_for(count: int) -> dict[str, Any]:
         "openstack_service_workers": 1 if count > 2 else 2,
         "openstack_service_rpc_workers": 1,
         "keepalived_virtual_router_id": "51",
-        # A small machine: little memory and log for the database, and a health check that costs seconds of CPU less often.
+        # A small machine: little memory and log for the database; a health check that costs CPU seconds, less often.
         "mariadb_innodb_buffer_pool_size_mb": 256,
         "mariadb_innodb_log_file_size_mb": 96,
         "rabbitmq_healthcheck_interval": 120,
