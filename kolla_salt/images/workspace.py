@@ -249,7 +249,8 @@ class Workspace:
 
         Rendering takes seconds; as long as no input changed, the keys of the last time hold.
         """
-        file = self.folder / "keys.json"
+        # One file per choice of images, so that they do not displace each other.
+        file = self.cache.folder("images", self.release.name, "keys") / f"{_short(' '.join(images))}.json"
         inputs = self._inputs(images)
         try:
             kept = json.loads(file.read_text())
