@@ -8,7 +8,7 @@ export PATH="$PWD/.venv/bin:$PATH"
 site=${KOLLA_SALT_SANDBOX_DIR:-/var/lib/kolla-salt/sandbox}/site
 
 step() { printf '\n== %s\n' "$*"; "$@"; }
-step kolla-salt images build
+step kolla-salt images ensure
 step kolla-salt sandbox up --nodes "$nodes"
 step kolla-salt --site "$site" genpwd
 step kolla-salt --site "$site" prechecks

@@ -25,7 +25,7 @@ part() {
 
 part lint make -s lint
 part unit pytest -q -m "not engine and not cloud and not salt"
-if part images kolla-salt images build && part sandbox-up kolla-salt sandbox up --nodes 1; then
+if part images kolla-salt images ensure && part sandbox-up kolla-salt sandbox up --nodes 1; then
     part salt pytest -q -m salt
     part engine pytest -q -m engine
     part cloud pytest -q -x -m cloud
