@@ -12,6 +12,8 @@ from __future__ import annotations
 import difflib
 import hashlib
 import os
+import re
+import signal
 import stat
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -99,6 +101,17 @@ def _set(value: Any) -> list[str] | None:
     return sorted(set(_items(value))) or None
 
 
+def _signal(value: Any) -> str | None:
+    """``SIGTERM`` of ``15``, ``TERM`` or ``sigterm``."""
+    text = str(value or "").upper()
+    if text.isdigit():
+        try:
+            return signal.Signals(int(text)).name
+        except ValueError:
+            raise SpecError(f"expected a signal, got {value!r}") from None
+    return f"SIG{text.removeprefix('SIG')}" if text else None
+
+
 def _argv(value: Any) -> list[str] | None:
     if isinstance(value, str):
         raise SpecError(f"expected a list of arguments, got the string {value!r}")
@@ -123,7 +136,7 @@ def _path(path: str) -> str:
 
 
 # Options which mean the default. podman adds some of them to each mount on its own.
-_DEFAULT_MOUNT_OPTIONS = frozenset({"", "rw", "rprivate", "rbind", "nosuid", "nodev"})
+_DEFAULT_MOUNT_OPTIONS = frozenset({"", "rw", "rprivate", "rbind", "nosuid", "nodev", "exec"})
 
 
 def _volume(item: str) -> str:
@@ -304,9 +317,13 @@ def _write_healthcheck(body: dict[str, Any], value: dict[str, Any]) -> None:
     body["Healthcheck"] = check
 
 
+_NAMELESS = re.compile(r"[0-9a-f]{64}:")
+
+
 def _current_volumes(inspect: dict[str, Any], image: dict[str, Any]) -> list[str] | None:
     host = inspect.get("HostConfig") or {}
-    volumes = set(_volumes(host.get("Binds")) or [])
+    # podman lists the nameless volumes of an image's VOLUME here as well.
+    volumes = {item for item in _volumes(host.get("Binds")) or [] if not _NAMELESS.match(item)}
     for mount in host.get("Mounts") or []:
         if mount.get("Type") in ("bind", "volume") and mount.get("Source"):
             volumes.add(_volume(f"{mount['Source']}:{mount['Target']}:{'ro' if mount.get('ReadOnly') else ''}"))
@@ -441,7 +458,13 @@ _ALL_FIELDS = (
     ),
     _mode("pid_mode", "PidMode", ("private",)),
     _mode("ipc_mode", "IpcMode", ("private", "shareable")),
-    _mode("cgroupns_mode", "CgroupnsMode", (), opaque=True),
+    Field(
+        "cgroupns_mode",
+        _text,
+        lambda inspect, image: _get(inspect, "HostConfig.CgroupnsMode") or "host",  # older engines know only this
+        lambda body, value: _put(body, "HostConfig.CgroupnsMode", value),
+        opaque=True,
+    ),
     _image_default("user", _text, "User"),
     Field(
         "healthcheck",
@@ -469,8 +492,17 @@ _ALL_FIELDS = (
         ),
         lambda body, value: _put(body, "HostConfig.ShmSize", value),
     ),
-    _image_default("stop_signal", _text, "StopSignal"),
-    # Other tools keep the time limit elsewhere (a systemd unit); ours is given to every stop call as well.
+    Field(
+        "stop_signal",
+        _signal,
+        lambda inspect, image: (
+            None
+            if (_signal(_get(inspect, "Config.StopSignal")) or "SIGTERM")
+            == (_signal(image.get("StopSignal")) or "SIGTERM")
+            else _signal(_get(inspect, "Config.StopSignal"))
+        ),
+        lambda body, value: _put(body, "StopSignal", value),
+    ),
     _image_default("stop_timeout", _number, "StopTimeout"),
     Field(
         "restart_policy",
@@ -494,7 +526,7 @@ _ALL_FIELDS = (
     _dimension("cpuset_cpus", _text, "CpusetCpus", live=True),
     _dimension("cpuset_mems", _text, "CpusetMems", live=True),
     _dimension("blkio_weight", _number, "BlkioWeight"),
-    _dimension("pids_limit", _number, "PidsLimit"),
+    _dimension("pids_limit", _number, "PidsLimit", opaque=True),  # podman has a default of its own
     _dimension("mem_limit", _size, "Memory"),
     _dimension("mem_reservation", _size, "MemoryReservation"),
     _dimension("memswap_limit", _size, "MemorySwap", opaque=True),  # twice mem_limit unless it is given
@@ -504,6 +536,9 @@ _ALL_FIELDS = (
 
 #: name of a setting -> how it is read, written and compared
 FIELDS: dict[str, Field] = {item.name: item for item in _ALL_FIELDS}
+
+#: What other tools keep elsewhere (in a systemd unit), by whether the engine can change it in place.
+ELSEWHERE = {True: ("stop_timeout",), False: ("stop_timeout", "restart_policy")}
 
 DEFAULTS: dict[str, Any] = {"network_mode": "host", "restart_policy": "unless-stopped", "stop_timeout": 60}
 
@@ -685,6 +720,7 @@ def compare(
     image: dict[str, Any] | None,
     unsupported: frozenset[str] = frozenset(),
     secrets: Iterable[str] = (),
+    updates: bool = True,
 ) -> Comparison:
     """Compare every setting of a declared container with an existing one.
 
@@ -694,6 +730,8 @@ def compare(
         the container has beyond the declaration is not judged
     :param unsupported: settings that this host cannot have (no swap accounting, ...): not compared
     :param secrets: values to mask wherever they occur
+    :param updates: whether the engine can change settings of an existing container; if not, the restart policy of
+        another tool's container is not judged, because that tool restarts it in its own way
     """
     own = is_own(inspect)
     labels = _get(inspect, "Config.Labels") or {}
@@ -702,9 +740,11 @@ def compare(
     changes: Changes = {}
     replace, live = [], []
     for name, item in FIELDS.items():
-        if name in unsupported or (name == "stop_timeout" and not own):
+        if name in unsupported or (not own and name in ELSEWHERE[updates]):
             continue
         wanted = _wanted(item, spec, base)
+        if name in ("cap_add", "cap_drop") and wanted is None and spec.settings.get("privileged"):
+            continue  # it has all of them; podman lists what it had to do without
         if wanted is None and item.opaque and name not in set_before:
             continue
         current = item.current(inspect, base)
@@ -722,7 +762,7 @@ def compare(
         if current is None and name in set_before and name.startswith("dimensions."):
             continue  # was asked for at creation, and the engine left it out: this host cannot have it
         changes[name] = _shown(name, current, wanted, spec, secrets)
-        (live if item.live and wanted is not None else replace).append(name)
+        (live if updates and item.live and wanted is not None else replace).append(name)
     return Comparison(changes, tuple(replace), tuple(live))
 
 
@@ -739,9 +779,11 @@ def _wanted(item: Field, spec: Spec, image: dict[str, Any]) -> Any:
         base = _engine_healthcheck(image.get("Healthcheck"))
         merged = wanted if wanted["test"] == ["NONE"] else {**(base or {}), **wanted}
         return None if merged == base else merged
-    for name, key in (("command", "Cmd"), ("user", "User"), ("stop_signal", "StopSignal")):
+    for name, key in (("command", "Cmd"), ("user", "User")):
         if item.name == name and wanted == item.normal(image.get(key)):
             return None
+    if item.name == "stop_signal" and wanted == (_signal(image.get("StopSignal")) or "SIGTERM"):
+        return None
     return wanted
 
 
@@ -846,6 +888,7 @@ def to_spec(inspect: dict[str, Any], image: dict[str, Any] | None, secrets: Iter
             value = {
                 key: MASK if any(word in key.upper() for word in SECRET_WORDS) else text
                 for key, text in (value or {}).items()
+                if key not in ENGINE_ENVIRONMENT
             }
         if value in (None, {}, []):
             continue

@@ -100,6 +100,11 @@ def _engine() -> Engine:
     return cached[1]
 
 
+def _is_podman() -> bool:
+    """podman's Docker-compatible socket has no call to change a container in place."""
+    return _globals().get("container_engine") == "podman"
+
+
 def _failure(error: EngineError, what: str) -> CommandExecutionError:
     hint = ""
     if "no answer from the container engine" in str(error):
@@ -245,22 +250,18 @@ def _judged(engine: Engine, wanted: _container.Spec, expected_files: set[str], r
             "new": _image_name(wanted.image, image),
         }
     base = engine.image(inspect["Image"])
-    comparison = _container.compare(
-        wanted, inspect, (base or {}).get("Config") if base else None, frozenset(), _secret_values()
-    )
+    config = base["Config"] if base else None
+    updates = not _is_podman()
+    comparison = _container.compare(wanted, inspect, config, secrets=_secret_values(), updates=updates)
     if any(item.startswith("dimensions.") for item in comparison.changes):
         # Only now, since asking costs as much as five inspects.
-        comparison = _container.compare(
-            wanted,
-            inspect,
-            (base or {}).get("Config") if base else None,
-            _container.unsupported_settings(engine.info()),
-            _secret_values(),
-        )
+        unsupported = _container.unsupported_settings(engine.info())
+        comparison = _container.compare(wanted, inspect, config, unsupported, _secret_values(), updates)
     replace += comparison.replace
     verdict.live = comparison.live
     verdict.changes.update(comparison.changes)
-    verdict.unit = _foreign_unit(wanted.name)
+    # podman cannot take the restarts over in place: there the unit goes when the container is replaced.
+    verdict.unit = _foreign_unit(wanted.name) if updates or replace else None
     if verdict.unit:
         verdict.changes["systemd_unit"] = {"old": str(verdict.unit), "new": None}
 

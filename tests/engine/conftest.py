@@ -22,7 +22,7 @@ from kolla_salt.sandbox.errors import SandboxError
 from kolla_salt.sandbox.node import find_node
 from kolla_salt.sandbox.paths import find_paths
 
-IMAGE = "kolla-salt-test/app"
+IMAGE = "localhost/kolla-salt-test/app"  # podman takes a name without a registry for one on Docker Hub
 
 # As kolla_start does: copy the configuration in, then become the program.
 KOLLA_START = """#!/bin/sh
@@ -92,6 +92,11 @@ def engine_url() -> str:
     )
 
 
+@pytest.fixture(scope="session")
+def engine_kind(engine_url) -> str:
+    return "podman" if "Podman" in json.dumps(Engine(engine_url).get("/version")) else "docker"
+
+
 def _libraries(programs: list[str]) -> set[str]:
     output = subprocess.run(["ldd", *programs], check=True, capture_output=True, text=True).stdout
     return set(re.findall(r"(/\S+) \(0x", output))
@@ -125,8 +130,7 @@ def images(engine_url):
         # What Kolla's images have: variables, a label, a command; and a health check, which they do not.
         client.import_image_from_data(
             archive,
-            repository=IMAGE,
-            tag=tag,
+            repository=f"{IMAGE}:{tag}",
             changes=[
                 "ENV PATH=/bin",
                 f"ENV KOLLA_BASE_DISTRO=debian RELEASE={tag}",
@@ -194,7 +198,7 @@ class Minion:
 
 
 @pytest.fixture
-def minion(engine_url, tmp_path, monkeypatch):
+def minion(engine_url, engine_kind, tmp_path, monkeypatch):
     import salt.config
 
     from kolla_salt import paths
@@ -212,7 +216,7 @@ def minion(engine_url, tmp_path, monkeypatch):
         "grains": {"id": "ctl1", "os_family": "Debian", "kernel": "Linux", "shell": "/bin/sh"},
         "pillar": {
             "kolla": {
-                "globals": {"container_engine_socket": engine_url},
+                "globals": {"container_engine": engine_kind, "container_engine_socket": engine_url},
                 "passwords": {"app_password": "s3cret-of-app", "docker_registry_password": "reg-pw-1"},
             }
         },

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
 
@@ -64,7 +65,6 @@ EVERY_FIELD = {
     "security_opt": ["seccomp:unconfined"],
     "devices": ["/dev/null:/dev/app"],
     "pid_mode": "host",
-    "ipc_mode": "host",
     "cgroupns_mode": "host",
     "user": "0",
     "healthcheck": {"test": "true", "interval": 30, "timeout": 5, "retries": 3, "start_period": 2},
@@ -136,6 +136,12 @@ def test_one_different_setting_is_named_with_what_differs(minion, name, images, 
     assert changes["state"] == {"old": "running", "new": "recreated"}
 
 
+def test_a_privileged_container_compares_as_equal(minion, name, spec):
+    spec = {**spec, "privileged": True, "pid_mode": "host", "ipc_mode": "host", "cgroupns_mode": "host"}
+    minion.create(name, **spec)
+    assert set(minion.job().diff(name, **spec)) == {"state"}
+
+
 def test_a_limit_that_this_host_cannot_have_does_not_differ_for_ever(minion, name, spec):
     spec = {**spec, "dimensions": {"blkio_weight": 300, "kernel_memory": "64m"}}
     assert minion.converge("running", name, **spec)["result"] is True
@@ -163,7 +169,9 @@ def test_another_image_replaces_the_container_and_its_own_settings_are_not_taken
     assert minion.converge("running", name, **{**spec, "image": images[1]})["changes"] == {}
 
 
-def test_the_restart_policy_changes_in_place(minion, name, spec, deployed):
+def test_the_restart_policy_changes_in_place(minion, name, spec, deployed, engine_kind):
+    if engine_kind == "podman":
+        pytest.skip("podman's Docker-compatible socket cannot change a container in place")
     other = {**spec, "restart_policy": "always", "dimensions": {"cpu_shares": 256}}
     ret = minion.converge("running", name, **other)
     assert ret["result"] is True, ret["comment"]
@@ -355,7 +363,7 @@ def test_a_program_that_ends_at_once_fails_early_and_says_why_without_the_secret
     assert "ends right after each start" in ret["comment"]
     assert "cannot start" in ret["comment"]
     assert "s3cret-of-app" not in json.dumps(ret)
-    assert f"docker logs {name}" in ret["comment"]
+    assert f"logs {name}`" in ret["comment"]
 
     (config_dir / "app.conf").write_text("one\n")
     repaired = minion.converge("running", name, **spec)
@@ -470,7 +478,7 @@ def foreign(engine, images, name, config_dir, **more):
 
 
 def test_an_equal_container_of_another_tool_is_taken_over_without_a_restart(
-    minion, engine, images, name, spec, config_dir
+    minion, engine, images, name, spec, config_dir, engine_kind
 ):
     foreign(engine, images, name, config_dir)
     until_journal(minion, name, "start one")
@@ -479,10 +487,10 @@ def test_an_equal_container_of_another_tool_is_taken_over_without_a_restart(
     real = minion.converge("running", name, **spec)
     assert real["result"] is True, real["comment"]
     assert predicted["changes"] == real["changes"]
-    assert real["changes"] == {
-        "state": {"old": "running", "new": "adopted"},
-        "restart_policy": {"old": "no", "new": "unless-stopped"},
-    }
+    expected = {"state": {"old": "running", "new": "adopted"}}
+    if engine_kind == "docker":  # podman cannot: there the other tool's unit stays in charge
+        expected["restart_policy"] = {"old": "no", "new": "unless-stopped"}
+    assert real["changes"] == expected
     assert facts(minion, name) == before
     assert minion.converge("running", name, **spec)["changes"] == {}
 
@@ -502,7 +510,11 @@ def test_a_real_difference_of_another_tools_container_is_a_difference(minion, en
     assert minion.diff(name, **spec)["user"] == {"old": "12", "new": None}
 
 
-def test_the_systemd_unit_of_another_tool_is_given_up(minion, engine, images, name, spec, config_dir, tmp_path):
+def test_the_systemd_unit_of_another_tool_is_given_up(
+    minion, engine, images, name, spec, config_dir, tmp_path, engine_kind
+):
+    if engine_kind == "podman":
+        pytest.skip("podman cannot take over restarts without a new container")
     foreign(engine, images, name, config_dir)
     until_journal(minion, name, "start one")
     unit = tmp_path / f"kolla-{name}-container.service"
@@ -623,7 +635,9 @@ def test_executed(minion, name, spec, deployed):
     assert unmet["result"] is False, "what should have made it done is still not there"
 
 
-def test_healthy_waits_for_the_health_check(minion, name, images):
+def test_healthy_waits_for_the_health_check(minion, name, images, engine_kind):
+    if engine_kind == "podman" and not os.path.isdir("/run/systemd/system"):
+        pytest.skip("podman runs health checks by systemd timers, and systemd does not run here")
     check = {"test": ["CMD", "test", "-e", "/tmp/ok"], "interval": 1, "timeout": 5, "retries": 1}
     spec = {"image": images[0], "command": ["sh", "-c", "sleep 1; echo > /tmp/ok; sleep 100"], "healthcheck": check}
     assert minion.converge("running", name, **spec)["result"] is True
@@ -685,7 +699,7 @@ def test_exec_takes_input_environment_and_a_user(minion, name, spec, deployed):
         minion.exec(name, ["false"])
     with pytest.raises(SaltInvocationError, match="expected a list"):
         minion.exec(name, "false")
-    with pytest.raises(CommandExecutionError, match="No such container"):
+    with pytest.raises(CommandExecutionError, match="(?i)no such container"):
         minion.exec(f"{name}_other", ["true"])
 
 
@@ -706,10 +720,10 @@ def test_list_has_the_containers_of_kolla_images(minion, name, spec, deployed):
 
 def test_a_removed_image_of_a_running_container_does_not_disturb_it(minion, name, spec, engine, images, deployed):
     """Compared with what remains: the settings that were declared."""
-    engine.act("untag", "tag", images[0], "kolla-salt-test/kept", "1")
+    engine.act("untag", "tag", images[0], "localhost/kolla-salt-test/kept", "1")
     changes = minion.job().diff(name, **spec)
     assert changes == {}
-    engine.act("untag", "remove_image", "kolla-salt-test/kept:1")
+    engine.act("untag", "remove_image", "localhost/kolla-salt-test/kept:1")
 
 
 # ---------------------------------------------------------------- figures

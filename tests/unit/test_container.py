@@ -93,6 +93,8 @@ def changes(wanted, inspect, image=IMAGE_CONFIG, **more):
         ("devices", ["/dev/fuse", "/dev/a:/dev/b", "/dev/c:/dev/d:r"],
          ["/dev/a:/dev/b:rwm", "/dev/c:/dev/d:r", "/dev/fuse:/dev/fuse:rwm"]),
         ("shm_size", "1g", 1073741824),
+        ("stop_signal", "int", "SIGINT"),
+        ("stop_signal", 3, "SIGQUIT"),
         ("restart_policy", "oneshot", "no"),
         ("restart_policy", "on-failure:0", "on-failure"),
         ("extra_hosts", {"a": "1.2.3.4"}, ["a:1.2.3.4"]),
@@ -247,6 +249,9 @@ def test_a_container_made_by_podman_has_other_defaults():
         {"Name": "RLIMIT_NOFILE", "Soft": 1024, "Hard": 4096},
         {"Name": "RLIMIT_NPROC", "Soft": 9, "Hard": 9},
     ]
+    found["HostConfig"]["Binds"].append(f"{'0a' * 32}:/var/scratch:nosuid,exec,nodev,rbind")
+    found["HostConfig"]["PidsLimit"] = 2048
+    found["Config"]["StopSignal"] = "15"
     found["Config"]["Env"] += ["container=podman", "HOME=/root", "TERM=xterm", "HOSTNAME=ctl1"]
     assert changes(spec(privileged=None), found) == {}
 
