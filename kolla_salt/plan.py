@@ -62,21 +62,39 @@ def steps(resolver: Resolver, only: list[str] | None = None) -> list[dict[str, A
         finish = [sls for name in services for sls in resolver.declarations[name]["finish"]]
         shown = ", ".join(services)
         step = {"wave": number, "services": services}
-        first = {**step, "id": f"wave {number}: {shown} on {', '.join(primaries)}", "role": "primary",
-                 "sls": list(services), "minions": primaries}  # fmt: skip
-        result.append(first)
+        result.append(
+            {
+                **step,
+                "id": f"wave {number}: {shown} on {', '.join(primaries)}",
+                "role": "primary",
+                "sls": list(services),
+                "minions": primaries,
+            }
+        )
         if rest:
-            result.append({**step, "id": f"wave {number}: {shown} on {', '.join(rest)}", "role": "rest",
-                           "sls": list(services), "minions": rest})  # fmt: skip
-        if finish and not rest and len(primaries) == 1:
-            # Nobody else takes part: what comes last can end the same job.
-            first["sls"] += finish
-        elif finish:
+            result.append(
+                {
+                    **step,
+                    "id": f"wave {number}: {shown} on {', '.join(rest)}",
+                    "role": "rest",
+                    "sls": list(services),
+                    "minions": rest,
+                }
+            )
+        if finish:
+            # A job of its own even on a single host: what is new starts in parallel there, and this comes after all of it.
             owners = _union(
                 [resolver.service_hosts(name)[:1] for name in services if resolver.declarations[name]["finish"]]
             )
-            result.append({**step, "id": f"wave {number}: finish {', '.join(finish)}", "role": "finish",
-                           "sls": finish, "minions": owners})  # fmt: skip
+            result.append(
+                {
+                    **step,
+                    "id": f"wave {number}: finish {', '.join(finish)}",
+                    "role": "finish",
+                    "sls": finish,
+                    "minions": owners,
+                }
+            )
     return result
 
 

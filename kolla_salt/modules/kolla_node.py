@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import json
 import shutil
 import subprocess
@@ -163,8 +164,10 @@ def pull(images: Any = None, threads: int = 4, again: bool = False) -> dict[str,
     if wanted:
         # The first one alone: it loads the engine's client, which is not safe to do in several threads at once.
         fetch(wanted[0])
+        contexts = [contextvars.copy_context() for _ in wanted[1:]]
         with ThreadPoolExecutor(max_workers=max(1, threads)) as pool:
-            list(pool.map(fetch, wanted[1:]))
+            # Salt's dunders live in context variables, which a new thread does not have by itself.
+            list(pool.map(lambda reference, context: context.run(fetch, reference), wanted[1:], contexts))
     return {"pulled": sorted(pulled), "failed": failed}
 
 

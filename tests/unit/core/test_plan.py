@@ -16,12 +16,17 @@ def test_waves_follow_requirements_and_the_primary_comes_first(decls, site_data,
     ]
 
 
-def test_a_finish_list_ends_the_job_of_a_single_host(decls, site_data, tmp_path):
+def test_a_finish_list_is_a_step_of_its_own_on_a_single_host_too(decls, site_data, tmp_path):
+    """In the job before it, states that run in parallel may not have ended."""
     decls["web"]["finish"] = ["web.finish"]
     site_data["topology"]["hosts"] = {"ctl1": {"addresses": {"api": "10.0.0.11"}}}
     site_data["topology"]["groups"] = {"control": ["ctl1"], "compute": ["ctl1"]}
     steps = plan.steps(Resolver(decls, site_data, "ctl1", cache=tmp_path))
-    assert [step["sls"] for step in steps] == [["kolla", "base"], ["web", "web.finish"]]
+    assert [(step["role"], step["sls"]) for step in steps] == [
+        ("primary", ["kolla", "base"]),
+        ("primary", ["web"]),
+        ("finish", ["web.finish"]),
+    ]
 
 
 def test_a_finish_list_is_a_step_of_its_own_with_several_hosts(decls, site_data, tmp_path):
