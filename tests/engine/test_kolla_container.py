@@ -718,14 +718,6 @@ def test_list_has_the_containers_of_kolla_images(minion, name, spec, deployed):
     assert entry["started_at"] == deployed[1]
 
 
-def test_a_removed_image_of_a_running_container_does_not_disturb_it(minion, name, spec, engine, images, deployed):
-    """Compared with what remains: the settings that were declared."""
-    engine.act("untag", "tag", images[0], "localhost/kolla-salt-test/kept", "1")
-    changes = minion.job().diff(name, **spec)
-    assert changes == {}
-    engine.act("untag", "remove_image", "localhost/kolla-salt-test/kept:1")
-
-
 # ---------------------------------------------------------------- figures
 
 
