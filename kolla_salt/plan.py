@@ -82,7 +82,7 @@ def steps(resolver: Resolver, only: list[str] | None = None) -> list[dict[str, A
                 }
             )
         if finish:
-            # A job of its own even on a single host: what is new starts in parallel there, and this comes after all of it.
+            # A job of its own even on a single host: what is new starts in parallel there, this comes after all of it.
             owners = _union(
                 [resolver.service_hosts(name)[:1] for name in services if resolver.declarations[name]["finish"]]
             )

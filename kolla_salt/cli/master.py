@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from kolla_salt import outcome
+from kolla_salt import freshness, outcome
 from kolla_salt.cli import place
 from kolla_salt.cli.errors import CliError
 
@@ -38,6 +38,7 @@ class Master:
                 f"talking to the Salt master of {self.config}: it belongs to another user; run this as root (sudo)"
             )
         self._opts: dict[str, Any] | None = None
+        self._fresh = False
 
     @property
     def opts(self) -> dict[str, Any]:
@@ -109,6 +110,8 @@ class Master:
         """
         if not hosts:
             return {}
+        if function != "test.ping":
+            self._refresh(hosts)
         import salt.client
         from salt.exceptions import SaltClientError
 
@@ -129,6 +132,15 @@ class Master:
             except SaltClientError as error:
                 raise CliError(f"running {function} on {', '.join(hosts)}: {error}") from error
         return answers
+
+    def _refresh(self, hosts: Sequence[str]) -> None:
+        """Let the minions read the site again if it has changed since they were told to."""
+        if self._fresh:
+            return
+        self._fresh = True
+        if digest := freshness.stale(self.site, self.runs_root()):
+            self.ask(hosts, "saltutil.refresh_pillar", wait=True)
+            freshness.mark(self.runs_root(), digest)
 
     def present(self, hosts: Sequence[str], timeout: int = 3) -> tuple[list[str], list[str]]:
         """Return which of ``hosts`` answer within ``timeout`` seconds, and which do not."""

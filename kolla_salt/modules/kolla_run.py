@@ -15,7 +15,7 @@ import salt.config
 import salt.utils.event
 from salt.exceptions import CommandExecutionError
 
-from kolla_salt import __version__, declarations, outcome, runs
+from kolla_salt import __version__, declarations, freshness, outcome, runs
 from kolla_salt import site as sites
 from kolla_salt.context import Resolver
 from kolla_salt.steps import Progress, placement, service_of, sls_by_host, to_do
@@ -177,6 +177,9 @@ def begin(verb: str, steps: Any, run_id: str = "", every: bool = False, hosts: A
         )
     run["seconds"]["ask"] = round(time.time() - started, 3)
     started = time.time()
+    if digest := freshness.stale(directory, records_root()):
+        _ask(present, "saltutil.refresh_pillar", wait=True)
+        freshness.mark(records_root(), digest)
     surveys = _ask(present, "kolla_node.survey", sls=wanted)
     run["seconds"]["dry run"] = round(time.time() - started, 3)
     progress.unknown |= set(present) - set(surveys)

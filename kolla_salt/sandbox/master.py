@@ -43,6 +43,8 @@ def config(paths: Paths) -> dict[str, Any]:
         "file_roots": {"base": [str(paths.repo / "salt")]},
         "pillar_roots": {"base": []},
         "ext_pillar": [{"kolla": str(paths.site)}],
+        # Records of runs go when the sandbox goes.
+        "kolla_runs": str(paths.state / "runs"),
         # All nodes and the master share this machine's processors: an answer may take a while.
         "timeout": 10, "gather_job_timeout": 20,
         "keep_jobs_seconds": 86400,
