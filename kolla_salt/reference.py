@@ -57,7 +57,7 @@ def page(services: dict[str, declarations.Declaration]) -> str:
     lines = [
         "# Services and options",
         "",
-        "Generated from the declarations by `python -m kolla_salt.reference`. Options belong into the site's `globals.yml`,",
+        "Generated from the declarations by `python -m kolla_salt.reference`. Options belong into `globals.yml`,",
         "or into the `options` of a host in `topology.yml`.",
         "",
     ]

@@ -323,9 +323,13 @@ def test_qemu_limits_beyond_those_of_the_host_are_left_out(on, tmp_path):
     """The start script is run with another place for its files and programs that do nothing."""
     declared = text(on("cmp1"), "nova", "nova_libvirt", "qemu.conf")
     (tmp_path / "qemu.conf.declared").write_text(declared)
-    script = text(on("cmp1", libvirt_enable_sasl=False, nova_compute_virt_type="qemu"), "nova", "nova_libvirt",
+    script = text(on("cmp1", libvirt_enable_sasl=False), "nova", "nova_libvirt",
                   "nova_libvirt_start")  # fmt: skip
-    script = script.replace("/etc/libvirt", str(tmp_path)).replace("exec /usr/sbin/libvirtd", "exit 0 #")
+    script = (
+        script.replace("/dev/kvm", "/dev/none")
+        .replace("/etc/libvirt", str(tmp_path))
+        .replace("exec /usr/sbin/libvirtd", "exit 0 #")
+    )
     script = script.replace("ulimit -H", "fake_limit")
     stub = "fake_limit() { [[ $# == 1 ]] && { echo 1024; return; }; [[ $1 == -n ]]; }\n"
     done = subprocess.run(["bash", "-c", stub + script], capture_output=True, text=True, check=True)
