@@ -10,9 +10,10 @@ Changes = dict[str, dict[str, Any]]
 #: Seconds after which a service that does not report counts as down; Nova's own default of `service_down_time`.
 DOWN_AFTER = 60
 
-#: Host and age of the last report of every nova-compute.
+#: Host and age of the last report of every nova-compute, and whether it has switched itself off for lack of libvirt.
 COMPUTES = """
-    SELECT host, TIMESTAMPDIFF(SECOND, COALESCE(last_seen_up, updated_at, created_at), UTC_TIMESTAMP())
+    SELECT host, TIMESTAMPDIFF(SECOND, COALESCE(last_seen_up, updated_at, created_at), UTC_TIMESTAMP()),
+        disabled AND COALESCE(disabled_reason, '') LIKE 'AUTO:%'
     FROM services WHERE `binary` = 'nova-compute' AND deleted = 0
 """
 #: Hosts that a cell has; the scheduler chooses among no others.
@@ -22,11 +23,13 @@ MAPPED = "SELECT host FROM host_mappings"
 def status(computes: Iterable[Sequence[Any]], mapped: Iterable[Sequence[Any]]) -> dict[str, list[str]]:
     """Return what the rows of :data:`COMPUTES` and :data:`MAPPED` mean.
 
-    :returns: host names: ``up`` and ``down`` (registered; those that report, and those that do not), ``mapped``
+    :returns: host names: ``up``, ``held`` and ``down`` (registered; those that report, those that do but have lost
+        libvirt, those that do not report), ``mapped``
     """
-    found: dict[str, list[str]] = {"up": [], "down": [], "mapped": sorted(str(row[0]) for row in mapped)}
-    for host, age in computes:
-        found["up" if age is not None and int(age) <= DOWN_AFTER else "down"].append(str(host))
+    found: dict[str, list[str]] = {"up": [], "held": [], "down": [], "mapped": sorted(str(row[0]) for row in mapped)}
+    for host, age, held in computes:
+        reports = age is not None and int(age) <= DOWN_AFTER
+        found["down" if not reports else "held" if held else "up"].append(str(host))
     return {key: sorted(value) for key, value in found.items()}
 
 

@@ -34,8 +34,8 @@ def _rows(account: str, schema: str, sql: str) -> list[tuple[Any, ...]]:
 def compute_hosts() -> dict[str, list[str]]:
     """Return the compute hosts that Nova knows.
 
-    :returns: host names: ``up`` and ``down`` (registered; those that report, and those that do not), ``mapped`` (they
-        belong to a cell, so that instances are scheduled to them)
+    :returns: host names: ``up``, ``held`` and ``down`` (registered; those that report, those that do but have lost
+        libvirt, those that do not report), ``mapped`` (they belong to a cell, so that instances are scheduled to them)
     :raises CommandExecutionError: the database does not answer, or has no schema of Nova
 
     CLI Example:
@@ -104,8 +104,9 @@ def map_hosts(timeout: float | None = None) -> str:
                 f"with status {result['exit_status']}, expected 0:\n{result['output']}"
             )
     if absent:
+        held = f" ({', '.join(found['held'])} without libvirt)" if found["held"] else ""
         raise CommandExecutionError(
-            f"waiting {timeout:g} seconds for nova-compute on {', '.join(absent)}: Nova sees "
+            f"waiting {timeout:g} seconds for nova-compute on {', '.join(absent)}{held}: Nova sees "
             f"{', '.join(found['up']) or 'none'}. /var/log/kolla/nova/nova-compute.log on the host says why; if it "
             "only needs longer, raise nova_compute_registration_timeout"
         )

@@ -17,8 +17,14 @@ TEMPLATE = Path(__file__).resolve().parents[2] / "salt/nova/files/bootstrap.py.j
 
 
 def test_a_service_is_up_while_it_reports():
-    found = nova.status([("cmp2", 12), ("cmp1", 60), ("cmp3", 61), ("cmp4", None)], [("cmp1",)])
-    assert found == {"up": ["cmp1", "cmp2"], "down": ["cmp3", "cmp4"], "mapped": ["cmp1"]}
+    found = nova.status([("cmp2", 12, 0), ("cmp1", 60, 0), ("cmp3", 61, 0), ("cmp4", None, 0)], [("cmp1",)])
+    assert found == {"up": ["cmp1", "cmp2"], "held": [], "down": ["cmp3", "cmp4"], "mapped": ["cmp1"]}
+
+
+def test_a_service_without_libvirt_is_waited_for():
+    found = nova.status([("cmp1", 3, 0), ("cmp2", 3, 1)], [("cmp1",), ("cmp2",)])
+    assert found["held"] == ["cmp2"]
+    assert nova.hosts_diff(["cmp1", "cmp2"], found) == {"registered": {"old": ["cmp1"], "new": ["cmp1", "cmp2"]}}
 
 
 @pytest.mark.parametrize(
@@ -91,7 +97,7 @@ def load(monkeypatch):
 
 
 def found(up, mapped):
-    return {"up": up, "down": [], "mapped": mapped}
+    return {"up": up, "held": [], "down": [], "mapped": mapped}
 
 
 def test_hosts_are_waited_for_and_then_mapped(load):
