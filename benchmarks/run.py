@@ -108,7 +108,7 @@ def started() -> dict[str, str]:
     """Return when each container of every node was started."""
     result: dict[str, str] = {}
     listing = subprocess.run([*CLI, "sandbox", "status", "--json"], capture_output=True, text=True, check=True)
-    for node in [item["name"] for item in json.loads(listing.stdout)["nodes"]]:
+    for node in json.loads(listing.stdout)["nodes"]:
         ids = subprocess.run(
             [*CLI, "sandbox", "exec", node, "--", "docker", "ps", "-q"], capture_output=True, text=True
         )

@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
+from kolla_salt import knock
+
 Changes = dict[str, dict[str, Any]]
 
 REQUEST_TIMEOUT = 30
@@ -52,6 +54,8 @@ class Broker:
     def wait(self, timeout: float) -> None:
         """Log in, and try again for ``timeout`` seconds as long as nobody answers."""
         self.timeout = timeout
+        if timeout <= 0 and self._session is None and (why := knock.silent_url(self.url)):
+            raise Unreachable(f"RabbitMQ's management interface at {self.url} does not answer ({why})")
         self.request("GET", "/whoami")
 
     def get(self, path: str) -> Any | None:

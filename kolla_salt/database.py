@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from kolla_salt import knock
 from kolla_salt.masking import mask
 
 Changes = dict[str, dict[str, Any]]
@@ -66,6 +67,8 @@ class Database:
 
         Raises ``Unreachable`` after that time and ``DatabaseError`` at once when the account is refused.
         """
+        if timeout <= 0 and self._connection is None and (why := knock.silent(self.address, self.port)):
+            raise Unreachable(f"the database server {self.where} does not answer ({why})")
         deadline = time.monotonic() + timeout
         while True:
             try:

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from kolla_salt import knock
 from kolla_salt.context import ContextError, Resolver, to_bool
 from kolla_salt.declarations import write_atomically
 
@@ -181,6 +182,8 @@ class Keystone:
         The same patience holds for the requests that follow.
         """
         self.timeout = timeout
+        if timeout <= 0 and self._session is None and (why := knock.silent_url(self.url)):
+            raise Unreachable(f"Keystone at {self.url} does not answer ({why})")
         self._patiently(self._log_in, _NOT_UP_YET_READING)
 
     def get(self, path: str) -> dict[str, Any]:
