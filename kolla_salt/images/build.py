@@ -186,9 +186,7 @@ class Build:
             results |= {name: Result(name, "restored") for name in former}
             return self._report(keys, set(todo), results, time.monotonic() - started)
 
-    def _report(
-        self, keys: dict[str, ImageKey], todo: set[str], results: dict[str, Result], seconds: float
-    ) -> Report:
+    def _report(self, keys: dict[str, ImageKey], todo: set[str], results: dict[str, Result], seconds: float) -> Report:
         rows = []
         for name, key in keys.items():
             row = results.get(name) or Result(name, "failed" if name in todo else "current")

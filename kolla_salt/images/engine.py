@@ -180,9 +180,7 @@ class PrivateEngine:
             "--iptables=false",
             "--ip-masq=false",
         ]
-        self.daemon.start(
-            command, log, lambda: answers(self.url), env=tools.env(), timeout=90, write_pid=False
-        )
+        self.daemon.start(command, log, lambda: answers(self.url), env=tools.env(), timeout=90, write_pid=False)
         return Engine(self.url, private=True)
 
     def stop(self) -> bool:

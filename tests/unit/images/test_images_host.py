@@ -73,5 +73,7 @@ def test_write_makes_every_file_that_the_override_copies(tmp_path):
 
 def test_indexes_keep_pips_order_without_repetition():
     assert HostSettings().index_urls() == [host.PYPI]
-    settings = HostSettings(pip={"index-url": "https://a/simple", "extra-index-url": "https://b/simple https://a/simple"})
+    settings = HostSettings(
+        pip={"index-url": "https://a/simple", "extra-index-url": "https://b/simple https://a/simple"}
+    )
     assert settings.index_urls() == ["https://a/simple", "https://b/simple"]
