@@ -67,10 +67,11 @@ def salt_processes() -> list[int]:
         if not entry.name.isdigit():
             continue
         try:
-            words = (entry / "cmdline").read_bytes().split(b"\0")
+            command = (entry / "cmdline").read_bytes()
         except OSError:
             continue
-        if any(word.rsplit(b"/", 1)[-1] in {b"salt-master", b"salt-minion"} for word in words[:3]):
+        # Salt's processes rename themselves: what was a list of arguments may be one string.
+        if any(part in command[:200] for part in (b"bin/salt-master", b"bin/salt-minion")):
             found.append(int(entry.name))
     return found
 

@@ -372,8 +372,14 @@ def _cross_check(declarations: dict[str, Declaration]) -> list[str]:
                 other = seen.setdefault((kind, name), service)
                 if other != service:
                     errors.append(f"{service}.{kind}.{name}: already declared by service {other}")
+    for service, decl in declarations.items():
         for field in ("requires", "after"):
             for name in decl[field]:
                 if name not in declarations:
                     errors.append(f"{service}.{field}: unknown service '{name}'{nearest(name, declarations)}")
+        for container, fields in decl["containers"].items():
+            for name in fields["after"]:
+                if ("containers", name) not in seen:
+                    known = [other for kind, other in seen if kind == "containers"]
+                    errors.append(f"{service}.containers.{container}.after: unknown '{name}'{nearest(name, known)}")
     return errors

@@ -145,9 +145,9 @@ def expand(service: str, resolver: Resolver, role: str | None = None, facts: dic
     """Return the states that ``service``'s declaration implies on the resolver's host.
 
     :param role: ``primary`` or ``rest`` restricts to the hosts that play it in this step; None takes the host as it is.
-    :param facts: ``paths`` as in :func:`container_spec`; ``containers`` (names that exist on the host) and ``stamps``
-        (bootstrap steps that succeeded): what is not among them is started in parallel, since on a new host nothing
-        that runs can be disturbed and most of the time goes into waiting.
+    :param facts: ``paths`` as in :func:`container_spec`; ``running`` (containers that run on the host) and ``stamps``
+        (bootstrap steps that succeeded): what is not among them is started in parallel, since nothing that runs can be
+        disturbed by it and most of the time goes into waiting; ``services`` whose states are in the same job.
     :returns: ``{ID: {function: [arguments]}}`` in the order in which it should happen; a new structure each time,
         because Salt writes into it.
     :raises kolla_salt.context.ContextError: an expression, option or group could not be resolved.
@@ -180,13 +180,16 @@ def expand(service: str, resolver: Resolver, role: str | None = None, facts: dic
             "kolla_config.pruned", {"name": f"/etc/kolla/{component}"}, {"service": service}, {"container": container}
         )
     boots = _primary_states(states, decl, resolver, names, files, facts) if primary else []
-    known = facts.get("containers")
+    known = facts.get("running")
+    together = [name for name in facts.get("services", []) if uninvolved(name, resolver, role) is None]
+    beside = {name for other in together for name, on in resolver.containers(other).items() if on}
     for container, on in placed.items():
         if not on:
             continue
         spec = container_spec(resolver, service, container, facts)
         require = [{"kolla_container": step} for step in boots]
-        require += [{"kolla_container": other} for other in decl["containers"][container]["after"] if placed.get(other)]
+        earlier = decl["containers"][container]["after"]
+        require += [{"kolla_container": other} for other in earlier if placed.get(other) or other in beside]
         states[container] = _state(
             "kolla_container.running", {"name": container}, *({key: value} for key, value in spec.items()),
             **_requisites(

@@ -23,6 +23,15 @@ part() {
     return 1
 }
 
+# What tests look at the cloud with, and programs whose configuration files they have checked.
+tools=""
+for pair in chromium:chromium chromedriver:chromium-driver haproxy:haproxy logrotate:logrotate cpio:cpio \
+    mariadbd:mariadb-server-core pgrep:procps; do
+    PATH=$PATH:/usr/sbin:/usr/local/sbin command -v "${pair%%:*}" >/dev/null || tools+=" ${pair##*:}"
+done
+# shellcheck disable=SC2086 # a list of package names
+[ -z "$tools" ] || part tools bash -c "apt-get -qq update && DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 \
+    apt-get -qq install -y --no-install-recommends $tools"
 part lint make -s lint
 part unit pytest -q -m "not engine and not cloud and not salt"
 if part images kolla-salt images ensure && part sandbox-up kolla-salt sandbox up --nodes 1; then

@@ -36,7 +36,8 @@ def _facts() -> dict[str, Any]:
     if __opts__.get("test"):
         return facts
     try:
-        facts["containers"] = {item["name"] for item in __salt__["kolla_container.list"]()}
+        listed = __salt__["kolla_container.list"]()
+        facts["running"] = {item["name"] for item in listed if item["state"] == "running"}
     except CommandExecutionError:
         # No engine: the states will say so, one by one; rendering has to work on a bare host.
         return facts
@@ -64,7 +65,8 @@ def states(service: str) -> dict[str, Any]:
     if "kolla_salt.facts" not in __context__:
         __context__["kolla_salt.facts"] = _facts()
     try:
-        result = _expand.expand(service, resolver, role=step.get("role"), facts=__context__["kolla_salt.facts"])
+        facts = {**__context__["kolla_salt.facts"], "services": step.get("services") or []}
+        result = _expand.expand(service, resolver, role=step.get("role"), facts=facts)
     except ContextError as exc:
         raise CommandExecutionError(f"expanding service '{service}': {exc}") from exc
     resolver.leaves.save()

@@ -324,7 +324,13 @@ def apply(step: dict[str, Any]) -> dict[str, Any]:
             },
         )
     for names, sls in jobs:
-        mark = {"id": step["id"], "wave": step["wave"], "role": step["role"], "run": run["record"].id}
+        mark = {
+            "id": step["id"],
+            "wave": step["wave"],
+            "role": step["role"],
+            "run": run["record"].id,
+            "services": list(dict.fromkeys(service_of(name) for name in sls)),
+        }
         answers = _states(names, sls, {"kolla_step": mark})
         for host in names:
             returned = answers.get(host)

@@ -80,12 +80,16 @@ def test_the_step_in_the_pillar_restricts_the_role(compile_sls):
     assert list(low) == ["web: nothing for this host in the step of the primary"]
 
 
-@pytest.mark.parametrize(("minion", "pillar"), [("cmp1", None), ("ctl2", {"kolla_step": {"role": "primary"}})])
-def test_hand_written_states_are_left_out_where_the_service_has_none(compile_sls, minion, pillar):
+@pytest.mark.parametrize(
+    ("minion", "service", "pillar"), [("cmp1", "base", None), ("ctl2", "web", {"kolla_step": {"role": "primary"}})]
+)
+def test_hand_written_states_are_left_out_where_the_service_has_none(compile_sls, minion, service, pillar):
+    container = {"base": "base", "web": "web_api"}[service]
     extra = {
-        "web/init.sls": "#!yaml|kolla\nafterwards:\n  test.nop:\n    - require:\n      - kolla_container: web_api\n"
+        f"{service}/init.sls": "#!yaml|kolla\nafterwards:\n  test.nop:\n    - require:\n"
+        f"      - kolla_container: {container}\n"
     }
-    low, errors = compile_sls(minion, ["web"], extra, pillar)
+    low, errors = compile_sls(minion, [service], extra, pillar)
     assert not errors
     assert [chunk["fun"] for chunk in low.values()] == ["nop"]
     assert "afterwards" not in low

@@ -74,7 +74,7 @@ def test_no_secret_enters_a_state(on, site_data):
 
 
 def test_what_is_new_on_a_host_starts_in_parallel(on):
-    facts = {"containers": {"web_api"}, "stamps": set()}
+    facts = {"running": {"web_api"}, "stamps": set()}
     states = expand("web", on("ctl1"), facts=facts)
     assert "parallel" not in arguments(states["web_api"])
     assert arguments(states["bootstrap_web"])["parallel"] is True
@@ -92,3 +92,11 @@ def test_each_call_returns_a_structure_of_its_own(on):
     resolver = on("ctl1")
     expand("base", resolver)["base"]["kolla_container.running"].append({"order": 1})
     assert "order" not in arguments(expand("base", resolver)["base"])
+
+
+def test_a_container_waits_for_one_of_another_service_only_in_the_same_job(on, decls):
+    decls["web"]["containers"]["web_api"]["after"] = ["base"]
+    alone = arguments(expand("web", on("ctl1"))["web_api"])["require"]
+    together = arguments(expand("web", on("ctl1"), facts={"services": ["base", "web"]})["web_api"])["require"]
+    assert {"kolla_container": "base"} not in alone
+    assert {"kolla_container": "base"} in together
