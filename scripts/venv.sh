@@ -33,6 +33,6 @@ echo "== virtual environment $venv (Python $version)"
 # Salt is built from source (about a minute): the wheels are kept for the next checkout.
 wheels=$cache/wheels/py$version
 mkdir -p "$wheels" 2>/dev/null || wheels=$(mktemp -d)
-"$venv/bin/pip" install -q --find-links "$wheels" -e '.[test,client]'
-"$venv/bin/pip" wheel -q --no-deps --find-links "$wheels" -w "$wheels" "salt==$("$venv/bin/pip" show salt | sed -n 's/^Version: //p')" 'timelib'
+"$venv/bin/pip" install -qq --find-links "$wheels" -e '.[test,client]'
+"$venv/bin/pip" wheel -qq --no-deps --find-links "$wheels" -w "$wheels" "salt==$("$venv/bin/pip" show salt | sed -n 's/^Version: //p')" 'timelib'
 touch "$venv/.ready"

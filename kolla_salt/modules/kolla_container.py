@@ -7,9 +7,11 @@ kolla-salt talks to it.
 
 from __future__ import annotations
 
+import hmac
 import json
 import os
 import re
+import secrets
 import subprocess
 import time
 from collections.abc import Callable, Iterable
@@ -1395,7 +1397,8 @@ def ran_diff(name: str, stamp: str | None = None, force: bool = False, **spec: A
     wanted = _spec(name, {**spec, "restart_policy": "no"})
     before = _read_stamp(stamp or name)
     image = image_id(wanted.image)
-    if not force and before.get("image_id") and before["image_id"] == image:
+    same = before.get("task") in (None, _task(spec, before.get("salt", "")))
+    if not force and before.get("image_id") and before["image_id"] == image and same:
         return {}
     if not before:
         old = "never"
@@ -1403,6 +1406,16 @@ def ran_diff(name: str, stamp: str | None = None, force: bool = False, **spec: A
         old = f"{before.get('finished_at')} with {str(before.get('image_id')).removeprefix('sha256:')[:12]}"
     new = _image_name(wanted.image, {"Id": image} if image else None)
     return {"run": {"old": old, "new": f"with {new}"}}
+
+
+def _task(spec: dict[str, Any], salt: str) -> str:
+    """Return what a run-once container is to do as a keyed digest: changed passwords show, none can be guessed."""
+    environment = {
+        key: _secret(value["secret"]) if isinstance(value, dict) else str(value)
+        for key, value in (spec.get("environment") or {}).items()
+    }
+    task = json.dumps([spec.get("command"), environment], sort_keys=True, default=str)
+    return hmac.new(salt.encode(), task.encode(), "sha256").hexdigest()
 
 
 def run_step(name: str, stamp: str | None = None, timeout: float = RUN_TIMEOUT, **spec: Any) -> dict[str, Any]:
@@ -1423,5 +1436,15 @@ def run_step(name: str, stamp: str | None = None, timeout: float = RUN_TIMEOUT, 
     """
     result = run(name, timeout, **spec)
     finished = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    _write_stamp(stamp or name, {"image_id": result["image_id"], "finished_at": finished, "image": spec.get("image")})
+    salt = secrets.token_hex(16)
+    _write_stamp(
+        stamp or name,
+        {
+            "image_id": result["image_id"],
+            "finished_at": finished,
+            "image": spec.get("image"),
+            "salt": salt,
+            "task": _task(spec, salt),
+        },
+    )
     return result | {"comment": f"{name} ran in {result['seconds']} s"}

@@ -558,6 +558,24 @@ def test_ran_runs_until_it_succeeded_with_the_present_image(minion, name, images
     assert note.read_text() == "once\n" * 3
 
 
+def test_ran_runs_again_when_its_task_changed(minion, name, images, workdir):
+    note = workdir / "note"
+    note.write_text("")
+    spec = {
+        "image": images[0],
+        "command": ["sh", "-c", "echo $STEP >> /note"],
+        "environment": {"STEP": "one"},
+        "volumes": [f"{note}:/note"],
+        "timeout": 20,
+    }
+    assert minion.converge("ran", name, **spec)["changes"]
+    other = {**spec, "environment": {"STEP": "two"}}
+    assert minion.converge("ran", name, test=True, **other)["changes"]
+    assert minion.converge("ran", name, **other)["changes"]
+    assert minion.converge("ran", name, **other)["changes"] == {}
+    assert note.read_text() == "one\ntwo\n"
+
+
 def test_ran_runs_again_when_what_it_watches_changed(minion, name, images, workdir):
     note = workdir / "note"
     note.write_text("")
