@@ -64,18 +64,45 @@ def sls_by_host(steps: Iterable[Step], placed: Mapping[str, set[str]] | None = N
     return {host: list(names) for host, names in result.items()}
 
 
-def to_do(predicted: Mapping[str, Iterable[str]], requires: Requires, services: Iterable[str]) -> set[str]:
+#: What a run may do to a container without its dependents finding anything else than before.
+_SAME_CONTAINER = {"reloaded", "restarted", "updated", "started", "adopted"}
+
+
+def matters_to_others(change: Mapping[str, Any]) -> bool:
+    """Return whether services that require a service may find something else after this predicted change of it.
+
+    A file with other content, or the same container running again, is nothing they look at; a database, an account or
+    another image may be.
+
+    Args:
+        change: ``function`` and ``changes`` of a state, as a dry run reports them.
+    """
+    if change["function"].startswith("kolla_config."):
+        return False
+    if change["function"] == "kolla_container.running":
+        return (change["changes"].get("state") or {}).get("new") not in _SAME_CONTAINER
+    return True
+
+
+def to_do(
+    predicted: Mapping[str, Iterable[str]],
+    requires: Requires,
+    services: Iterable[str],
+    spreading: Iterable[str] | None = None,
+) -> set[str]:
     """Return the services that a run has to apply.
 
     Args:
         predicted: host -> services in which the dry run saw something to change.
         requires: service -> services it requires.
         services: all services of the plan.
+        spreading: those of the changed services whose changes matter to others; default: all.
 
-    Services that require a changed one are applied as well: what they find may only differ once it is changed.
+    Services that require such a one are applied as well: what they find may only differ once it is changed.
     """
     changed = {name for names in predicted.values() for name in names}
-    return {name for name in services if name in changed or changed & needed_by(name, requires)}
+    spread = changed if spreading is None else set(spreading)
+    return {name for name in services if name in changed or spread & needed_by(name, requires)}
 
 
 @dataclass

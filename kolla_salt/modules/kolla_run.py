@@ -18,7 +18,7 @@ from salt.exceptions import CommandExecutionError
 from kolla_salt import __version__, declarations, freshness, outcome, runs
 from kolla_salt import site as sites
 from kolla_salt.context import Resolver
-from kolla_salt.steps import Progress, placement, service_of, sls_by_host, to_do
+from kolla_salt.steps import Progress, matters_to_others, placement, service_of, sls_by_host, to_do
 
 __virtualname__ = "kolla_run"
 _KEY = "kolla_salt.run"
@@ -186,7 +186,14 @@ def begin(verb: str, steps: Any, run_id: str = "", every: bool = False, hosts: A
     predicted = _read_surveys(run, surveys)
     run["predicted"] = predicted
     if not every:
-        progress.todo = to_do(predicted, progress.requires, services)
+        spreading = {
+            service_of(state["sls"])
+            for said in surveys.values()
+            for state in said["ret"]["states"]
+            if matters_to_others(state)
+        }
+        spreading |= {service_of(failure["sls"]) for said in surveys.values() for failure in said["ret"]["failed"]}
+        progress.todo = to_do(predicted, progress.requires, services, spreading)
     plan = {
         "steps": [_short(step) for step in steps],
         "hosts": {h: s["ret"] for h, s in surveys.items()},

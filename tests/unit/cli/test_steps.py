@@ -35,6 +35,16 @@ def test_a_change_takes_its_dependents_along_and_nothing_else():
     assert steps.to_do({"c1": []}, REQUIRES, REQUIRES) == set()
 
 
+def test_a_change_that_others_do_not_see_does_not_make_them_run():
+    assert steps.to_do({"c1": ["middle"]}, REQUIRES, REQUIRES, spreading=[]) == {"middle"}
+    file = {"function": "kolla_config.managed", "changes": {"content": {"old": "a", "new": "b"}}}
+    reload = {"function": "kolla_container.running", "changes": {"state": {"old": "running", "new": "reloaded"}}}
+    other_image = {"function": "kolla_container.running", "changes": {"state": {"old": "running", "new": "recreated"}}}
+    schema = {"function": "kolla_db.database_present", "changes": {"schema": {"old": None, "new": "present"}}}
+    seen = [steps.matters_to_others(change) for change in (file, reload, other_image, schema)]
+    assert seen == [False, False, True, True]
+
+
 def test_each_host_is_surveyed_for_all_its_sls_once():
     plan = [step(["store"], ["c1"]), step(["middle", "top"], ["c1", "c2"]), step(["store"], ["c1"])]
     assert steps.sls_by_host(plan) == {"c1": ["store", "middle", "top"], "c2": ["middle", "top"]}
