@@ -195,6 +195,11 @@ def normalise(name: str, data: Any) -> tuple[Declaration, list[str]]:
             errors.append(
                 f"{name}.passwords.{password}: expected a kind out of {sorted(PASSWORD_KINDS)}, found {kind!r}"
             )
+    for secret in decl["secrets"]:
+        if not isinstance(secret, str) and (
+            not isinstance(secret, dict) or "name" not in secret or secret.keys() - {"name", "group", "when"}
+        ):
+            errors.append(f"{name}.secrets: expected a name, or name with group and when; found {secret!r}")
     for index, db in enumerate(decl["database"]):
         if not isinstance(db, dict) or "name" not in db or db.keys() - {"name", "user", "password", "when"}:
             errors.append(f"{name}.database[{index}]: expected name, user, password, when; found {db!r}")

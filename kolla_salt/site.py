@@ -104,7 +104,12 @@ def needed_passwords(resolver: Resolver, host: str) -> set[str]:
         decl = resolver.declarations[service]
         if not resolver.placed(service, host):
             continue
-        needed.update(decl["secrets"])
+        names = resolver.names(service)
+        for secret in decl["secrets"]:
+            if not isinstance(secret, dict):
+                needed.add(secret)
+            elif host in resolver.hosts(secret.get("group", "all")) and resolver.test(secret.get("when", True), names):
+                needed.add(secret["name"])
         if resolver.primary(decl["group"]) == host:
             if decl["database"]:
                 needed.add("database_password")

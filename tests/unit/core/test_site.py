@@ -103,3 +103,17 @@ def test_an_unreadable_file_is_named(tmp_path, text, expected):
 def test_a_missing_folder_names_the_command_that_makes_it(tmp_path):
     with pytest.raises(SiteError, match="kolla-salt init"):
         sites.load(tmp_path / "nowhere")
+
+
+def test_a_secret_may_be_for_a_group_or_a_condition_only(site_data, decls):
+    decls["web"]["secrets"] = [
+        {"name": "other_password", "group": "web-agent"},
+        {"name": "web_keystone_password", "when": "workers > 4"},
+    ]
+    decls["web"]["database"], decls["web"]["keystone"] = [], {}
+    held = {
+        host: set(sites.host_pillar(Site(**site_data), decls, host)["passwords"]) for host in ("ctl1", "ctl2", "cmp1")
+    }
+    assert held["cmp1"] == {"other_password"}
+    assert "other_password" not in held["ctl1"]
+    assert "web_keystone_password" not in held["ctl1"], "two workers"
