@@ -29,7 +29,7 @@ def interrupted(seconds, *arguments, minion=None):
     if minion:
         kill_minion(minion)
         deadline = time.monotonic() + 60
-        while not answer("sandbox", "status", status=None)["ok"] and time.monotonic() < deadline:
+        while answer("sandbox", "status", status=None)["state"] != "up" and time.monotonic() < deadline:
             time.sleep(1)
     return alive
 
