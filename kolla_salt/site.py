@@ -53,11 +53,38 @@ class Problem:
         return f"{self.path}{shown}: expected {self.expected}{self.nearest}"
 
 
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+    """Refuses what YAML forbids and its loaders let pass: a key that is there twice, of which the last would win."""
+
+    def get_single_node(self) -> yaml.Node | None:
+        root = super().get_single_node()
+        # Before anything is constructed: merge keys (<<) are expanded then, and may bring keys a second time.
+        open_nodes, met = [root], set()
+        while open_nodes:
+            node = open_nodes.pop()
+            if not isinstance(node, yaml.CollectionNode) or id(node) in met:
+                continue
+            met.add(id(node))
+            if isinstance(node, yaml.MappingNode):
+                lines: dict[str, int] = {}
+                for key, value in node.value:
+                    open_nodes.append(value)
+                    if not isinstance(key, yaml.ScalarNode) or key.tag == "tag:yaml.org,2002:merge":
+                        continue
+                    line = key.start_mark.line + 1
+                    if key.value in lines:
+                        raise yaml.YAMLError(f"'{key.value}' is there twice, in lines {lines[key.value]} and {line}")
+                    lines[key.value] = line
+            else:
+                open_nodes += node.value
+        return root
+
+
 def _read_yaml(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        data = yaml.load(path.read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        data = yaml.load(path.read_text(), Loader=_Loader)
     except yaml.YAMLError as exc:
         raise SiteError(f"reading the site: {path} is not valid YAML: {exc}") from exc
     if data is None:
@@ -164,8 +191,9 @@ def _check_option(path: str, name: str, value: Any, settings: dict[str, tuple[st
                   services: dict[str, Declaration]) -> list[Problem]:  # fmt: skip
     if name not in settings:
         if name.startswith("enable_"):
-            known = [f"enable_{service}" for service in services] + list(settings)
-            return [Problem(path, value, "the name of a known service after 'enable_'", nearest(name, known))]
+            known = [*services, *(option[7:] for option in settings if option.startswith("enable_"))]
+            close = nearest(name[7:], known).replace("mean '", "mean 'enable_")
+            return [Problem(path, value, "the name of a known service after 'enable_'", close)]
         return [Problem(path, value, "a known option", nearest(name, settings))]
     setting = settings[name][1]
     if value is None:

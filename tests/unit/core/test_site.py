@@ -93,7 +93,14 @@ def test_a_folder_is_read_with_its_overrides(tmp_path, site_data):
     assert site.overrides == {"web/web-api.conf": "[DEFAULT]\n"}
 
 
-@pytest.mark.parametrize(("text", "expected"), [("a: [", "not valid YAML"), ("- a\n", "expected a mapping")])
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a: [", "not valid YAML"),
+        ("- a\n", "expected a mapping"),
+        ("a: 1\nb: {c: 1, d: 2,\n  c: 3}\n", "'c' is there twice, in lines 2 and 3"),
+    ],
+)
 def test_an_unreadable_file_is_named(tmp_path, text, expected):
     (tmp_path / "globals.yml").write_text(text)
     with pytest.raises(SiteError, match=f"globals.yml.*{expected}"):
