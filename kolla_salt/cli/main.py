@@ -49,7 +49,7 @@ GROUPS: tuple[tuple[str, tuple[Verb, ...]], ...] = (
         "runs",
         (
             Verb("deploy", "kolla_salt.cli.cloud", "bring the cloud to the state that the site describes"),
-            Verb("reconfigure", "kolla_salt.cli.cloud", "deploy to hosts that are deployed already"),
+            Verb("reconfigure", "kolla_salt.cli.cloud", "the same as deploy, by the name Kolla-Ansible gives it"),
             Verb("genconfig", "kolla_salt.cli.cloud", "write configuration files only, restart nothing"),
             Verb("post-deploy", "kolla_salt.cli.after", "write clouds.yaml and admin-openrc.sh"),
             Verb("stop", "kolla_salt.cli.cloud", "stop all containers of the cloud"),
@@ -91,7 +91,7 @@ def common() -> argparse.ArgumentParser:
         "--master-config",
         metavar="FILE",
         default=argparse.SUPPRESS,
-        help="configuration of the Salt master (default: $SALT_MASTER_CONFIG, /etc/salt/master)",
+        help="configuration of the Salt master (default: $SALT_MASTER_CONFIG, /etc/salt/master, the sandbox's)",
     )
     return parser
 
@@ -112,7 +112,7 @@ def build(verb: str | None) -> argparse.ArgumentParser:
         + "'kolla-salt VERB --help' explains a verb. Exit status is 0 only if all is well.",
     )
     parser.add_argument("--version", action="version", version=f"kolla-salt {__version__}")
-    subparsers = parser.add_subparsers(dest="verb", metavar="VERB", help=argparse.SUPPRESS)
+    subparsers = parser.add_subparsers(dest="verb", metavar="VERB", help=argparse.SUPPRESS, prog="kolla-salt")
     if verb in VERBS:
         module = importlib.import_module(VERBS[verb].module)
         module.add_parser(_Only(subparsers, verb))
@@ -158,7 +158,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         close = get_close_matches(verb, VERBS, n=1)
         hint = f"; did you mean '{close[0]}'?" if close else ""
-        print(f"kolla-salt: unknown verb '{verb}'{hint} 'kolla-salt --help' lists all.", file=sys.stderr)
+        print(f"kolla-salt: unknown verb '{verb}'{hint or ';'} 'kolla-salt --help' lists all", file=sys.stderr)
         return 2
     args = build(verb).parse_args(argv)
     args.json = getattr(args, "json", False)

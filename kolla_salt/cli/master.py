@@ -199,11 +199,13 @@ def runs_root(config: Path) -> Path:
     """Return the folder of the run records of the master with configuration file ``config``; Salt is not needed."""
     from kolla_salt.runs import ROOT
 
-    with contextlib.suppress(OSError):
-        for line in config.read_text().splitlines():
-            if line.startswith("kolla_runs:"):
-                return Path(line.split(":", 1)[1].strip().strip("'\""))
-    return ROOT
+    found = ROOT
+    for file in (config, *sorted((config.parent / "master.d").glob("*.conf"))):
+        with contextlib.suppress(OSError):
+            for line in file.read_text().splitlines():
+                if line.startswith("kolla_runs:"):
+                    found = Path(line.split(":", 1)[1].strip().strip("'\""))
+    return found
 
 
 @contextlib.contextmanager

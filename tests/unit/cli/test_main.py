@@ -23,7 +23,9 @@ def test_every_verb_explains_itself_and_takes_json(verb, capsys):
     with pytest.raises(SystemExit) as ended:
         cli.main([verb, "--help"])
     assert ended.value.code == 0
-    assert f"kolla-salt VERB [options] {verb}" in capsys.readouterr().out or verb in cli.VERBS
+    text = capsys.readouterr().out
+    assert text.startswith(f"usage: kolla-salt {verb} ")
+    assert "--json" in text
 
 
 def test_help_imports_neither_salt_nor_yaml():
