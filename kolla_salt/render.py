@@ -13,15 +13,22 @@ from kolla_salt.context import Resolver
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Print the states of a service and, with ``--files``, its rendered configuration files (secrets included)."""
+    """Print the states of a service and, with --files, its rendered configuration files (secrets included)."""
     parser = argparse.ArgumentParser(prog="python -m kolla_salt.render", description=main.__doc__)
-    parser.add_argument("site", type=Path)
-    parser.add_argument("host")
-    parser.add_argument("service")
+    parser.add_argument("site", type=Path, help="folder of the site")
+    parser.add_argument("host", help="name of a host of its topology.yml")
+    parser.add_argument("service", help="name of a folder below salt/")
     parser.add_argument("--files", action="store_true", help="print the configuration files too")
     args = parser.parse_args(argv)
     decls = declarations.load()
-    data = site.host_pillar(site.load(args.site), decls, args.host)
+    if args.service not in decls:
+        print(f"unknown service '{args.service}'{declarations.nearest(args.service, decls)}", file=sys.stderr)
+        return 1
+    try:
+        data = site.host_pillar(site.load(args.site), decls, args.host)
+    except site.SiteError as error:
+        print(error, file=sys.stderr)
+        return 1
     if data is None:
         print(f"{args.site}/topology.yml has no host {args.host}", file=sys.stderr)
         return 1
