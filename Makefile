@@ -7,7 +7,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help sandbox test test-unit test-cloud lint clean-sandbox venv benchmarks
+.PHONY: help sandbox test test-unit lint clean-sandbox venv benchmarks
 
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile | head -3

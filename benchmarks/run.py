@@ -224,7 +224,7 @@ def rows(only: list[str]) -> list[Row]:
 
 def table(result: list[Row], memory: float) -> str:
     """Return the rows as a Markdown table beside Kolla-Ansible's figures."""
-    lines = ["| measure | kolla-salt | CPU | Salt jobs | containers started | Kolla-Ansible 22.2 | must | aim |",
+    lines = ["| measure | kolla-salt | CPU | Salt jobs | containers started | Kolla-Ansible 22.2 | limit | goal |",
              "|---|---|---|---|---|---|---|---|"]  # fmt: skip
     for row in result:
         status = "" if row.status == 0 else f" (status {row.status})"

@@ -333,6 +333,13 @@ def _check_services(site: Site, resolver: Resolver, host: str) -> list[Problem]:
             problems.append(
                 Problem(f"kolla:topology:groups:{decl['group']}", [], f"at least one host: {service} is enabled")
             )
+        else:
+            for container, fields in decl["containers"].items():
+                if not resolver.hosts(fields["group"]) and resolver.test(
+                    fields["when"], resolver.names(service, container=container)
+                ):
+                    path = f"kolla:topology:groups:{fields['group']}"
+                    problems.append(Problem(path, [], f"at least one host for {container}: {service} is enabled"))
     for name in sorted(needed_passwords(resolver, host)):
         if site.passwords.get(name) in (None, ""):
             problems.append(Problem(f"kolla:passwords:{name}", None, "a value; `kolla-salt genpwd` makes it"))

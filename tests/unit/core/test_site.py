@@ -124,3 +124,9 @@ def test_a_secret_may_be_for_a_group_or_a_condition_only(site_data, decls):
     assert held["cmp1"] == {"other_password"}
     assert "other_password" not in held["ctl1"]
     assert "web_keystone_password" not in held["ctl1"], "two workers"
+
+
+def test_a_container_without_a_host_is_refused(site_data, decls):
+    site_data["topology"]["groups"]["compute"] = []
+    found = problems(site_data, decls)
+    assert "kolla:topology:groups:web-agent is []: expected at least one host for web_agent: web is enabled" in found
