@@ -71,10 +71,11 @@ def test_the_interrupted_cloud_is_whole(site):
 
 @pytest.mark.parametrize("seconds", [4, 8])
 def test_a_change_that_is_killed_half_way_is_finished_by_the_next_run(site, seconds):
-    path = site / "overrides/global.conf"
-    path.parent.mkdir(exist_ok=True)
+    files = [site / "overrides" / f"{service}.conf" for service in ("keystone", "placement")]
+    files[0].parent.mkdir(exist_ok=True)
     try:
-        path.write_text(f"[DEFAULT]\nrpc_response_timeout = {60 + seconds}\n")
+        for path in files:
+            path.write_text(f"[DEFAULT]\nmax_logfile_count = {30 + seconds}\n")
         interrupted(seconds, "deploy", minion="node1")
         done = kolla_salt("deploy")
         assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
@@ -83,5 +84,6 @@ def test_a_change_that_is_killed_half_way_is_finished_by_the_next_run(site, seco
         checked = answer("validate-config")
         assert checked["ok"], checked
     finally:
-        path.unlink(missing_ok=True)
+        for path in files:
+            path.unlink(missing_ok=True)
     assert kolla_salt("deploy").returncode == 0
