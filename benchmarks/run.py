@@ -55,6 +55,8 @@ class Row:
     wall: float
     cpu: float
     jobs: int
+    states: int
+    engine_calls: int
     started: int
     status: int
     extra: dict[str, Any] = field(default_factory=dict)
@@ -105,6 +107,35 @@ def job_count() -> int:
     return sum(1 for _ in (SANDBOX / "master/cache/jobs").rglob("jid"))
 
 
+def state_functions() -> int:
+    """Return how many state functions all recorded runs have called, dry runs included."""
+    total = 0
+    for record in (SANDBOX / "runs").glob("2*"):
+        for host in json.loads((record / "plan.json").read_text()).get("hosts", {}).values():
+            total += host.get("total", 0)
+        if (record / "steps.jsonl").exists():
+            for line in (record / "steps.jsonl").read_text().splitlines():
+                total += sum(host.get("total", 0) for host in json.loads(line).get("hosts", {}).values())
+    return total
+
+
+def watch_engine(node: str) -> None:
+    """Let the node's engine log every request; it reads that option again without a restart."""
+    script = (
+        "import json, os, pathlib, signal, subprocess; p = pathlib.Path('/etc/docker/daemon.json');"
+        "p.write_text(json.dumps({**json.loads(p.read_text()), 'debug': True}));"
+        "os.kill(int(subprocess.check_output(['pidof', 'dockerd']).split()[0]), signal.SIGHUP)"
+    )
+    subprocess.run([*CLI, "sandbox", "exec", node, "--", "python3", "-c", script], check=True)
+
+
+def engine_requests(node: str) -> int:
+    """Return how many requests the node's engine has logged."""
+    command = ["grep", "-rhoE", "Calling (GET|POST|PUT|DELETE|HEAD) ", "/var/log/kolla-salt"]
+    out = subprocess.run([*CLI, "sandbox", "exec", node, "--", *command], capture_output=True, text=True)
+    return len(out.stdout.splitlines())
+
+
 def started() -> dict[str, str]:
     """Return when each container of every node was started."""
     result: dict[str, str] = {}
@@ -151,7 +182,7 @@ def measure(name: str, *arguments: str, watch: str | None = None) -> Row:
     """Run one verb and measure it."""
     command = [*CLI, "--site", str(SITE), *arguments]
     before = started()
-    jobs, cpu = job_count(), cpu_seconds()
+    jobs, cpu, states, requests = job_count(), cpu_seconds(), state_functions(), engine_requests("node1")
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
     watcher = Watch(watch) if watch else None
     if watcher:
@@ -167,13 +198,13 @@ def measure(name: str, *arguments: str, watch: str | None = None) -> Row:
     own = (after_children.ru_utime + after_children.ru_stime) - (children.ru_utime + children.ru_stime)
     row = Row(
         name, " ".join(["kolla-salt", *arguments]), round(wall, 2), round(own + cpu_seconds() - cpu, 2),
-        job_count() - jobs, 0, done.returncode,
+        job_count() - jobs, state_functions() - states, engine_requests("node1") - requests, 0, done.returncode,
     )  # fmt: skip
     after = started()
     row.started = sum(1 for key, value in after.items() if before.get(key) != value)
     if watcher:
         row.extra = {"asked": watcher.asked, "failed": watcher.failed, "away": round(watcher.longest, 2)}
-    print(f"{name:<24} {row.wall:>8.2f} s  cpu {row.cpu:>6.2f} s  jobs {row.jobs:>3}  started {row.started:>3}  "
+    print(f"{name:<24} {row.wall:>8.2f} s  cpu {row.cpu:>6.2f} s  jobs {row.jobs:>3}  states {row.states:>4}  engine {row.engine_calls:>4}  started {row.started:>3}  "
           f"status {row.status}  {row.extra or ''}", flush=True)  # fmt: skip
     if done.returncode:
         print((done.stdout + done.stderr)[-3000:], file=sys.stderr)
@@ -200,6 +231,7 @@ def vip() -> str:
 def rows(only: list[str]) -> list[Row]:
     """Run the benchmark in its order."""
     result: list[Row] = []
+    watch_engine("node1")
 
     def step(name: str, *arguments: str, watch: str | None = None) -> None:
         if not only or name in only:
@@ -224,20 +256,21 @@ def rows(only: list[str]) -> list[Row]:
 
 def table(result: list[Row], memory: float) -> str:
     """Return the rows as a Markdown table beside Kolla-Ansible's figures."""
-    lines = ["| measure | kolla-salt | CPU | Salt jobs | containers started | Kolla-Ansible 22.2 | limit | goal |",
-             "|---|---|---|---|---|---|---|---|"]  # fmt: skip
+    lines = ["| measure | kolla-salt | CPU | Salt jobs | state functions | engine calls | containers started | Kolla-Ansible 22.2 | limit | goal |",
+             "|---|---|---|---|---|---|---|---|---|---|"]  # fmt: skip
     for row in result:
         status = "" if row.status == 0 else f" (status {row.status})"
         goals = f"{PEER.get(row.name, '')} | {MUST.get(row.name, '')} | {AIM.get(row.name, '')}"
         lines.append(
-            f"| {row.name} | {row.wall:.1f} s{status} | {row.cpu:.1f} s | {row.jobs} | {row.started} | {goals} |"
+            f"| {row.name} | {row.wall:.1f} s{status} | {row.cpu:.1f} s | {row.jobs} | {row.states or ''} | {row.engine_calls} "
+            f"| {row.started} | {goals} |"
         )
         if "away" in row.extra:
             away = "keystone API away"
             asked = f"{row.extra['away']:.2f} s, {row.extra['failed']} of {row.extra['asked']} requests failed"
-            lines.append(f"| {away} meanwhile | {asked} | | | | {PEER[away]} | {MUST[away]} | {AIM[away]} |")
+            lines.append(f"| {away} meanwhile | {asked} | | | | | | {PEER[away]} | {MUST[away]} | {AIM[away]} |")
     goals = f"{MUST['resident memory']} | {AIM['resident memory']}"
-    lines.append(f"| master + minion, memory (PSS) | {memory:.0f} MB | | | | | {goals} |")
+    lines.append(f"| master + minion, memory (PSS) | {memory:.0f} MB | | | | | | | {goals} |")
     lines += [
         "",
         "Kolla-Ansible 22.2 was measured on a machine of 2 cores with the same images and services, one run each.",
