@@ -204,7 +204,8 @@ def measure(name: str, *arguments: str, watch: str | None = None) -> Row:
     row.started = sum(1 for key, value in after.items() if before.get(key) != value)
     if watcher:
         row.extra = {"asked": watcher.asked, "failed": watcher.failed, "away": round(watcher.longest, 2)}
-    print(f"{name:<24} {row.wall:>8.2f} s  cpu {row.cpu:>6.2f} s  jobs {row.jobs:>3}  states {row.states:>4}  engine {row.engine_calls:>4}  started {row.started:>3}  "
+    print(f"{name:<20} {row.wall:>7.2f} s  cpu {row.cpu:>6.2f} s  jobs {row.jobs:>3}  states {row.states:>4}  "
+          f"engine {row.engine_calls:>4}  started {row.started:>3}  "
           f"status {row.status}  {row.extra or ''}", flush=True)  # fmt: skip
     if done.returncode:
         print((done.stdout + done.stderr)[-3000:], file=sys.stderr)
@@ -256,14 +257,15 @@ def rows(only: list[str]) -> list[Row]:
 
 def table(result: list[Row], memory: float) -> str:
     """Return the rows as a Markdown table beside Kolla-Ansible's figures."""
-    lines = ["| measure | kolla-salt | CPU | Salt jobs | state functions | engine calls | containers started | Kolla-Ansible 22.2 | limit | goal |",
+    lines = ["| measure | kolla-salt | CPU | Salt jobs | state functions | engine calls | containers started "
+             "| Kolla-Ansible 22.2 | limit | goal |",
              "|---|---|---|---|---|---|---|---|---|---|"]  # fmt: skip
     for row in result:
         status = "" if row.status == 0 else f" (status {row.status})"
         goals = f"{PEER.get(row.name, '')} | {MUST.get(row.name, '')} | {AIM.get(row.name, '')}"
         lines.append(
-            f"| {row.name} | {row.wall:.1f} s{status} | {row.cpu:.1f} s | {row.jobs} | {row.states or ''} | {row.engine_calls} "
-            f"| {row.started} | {goals} |"
+            f"| {row.name} | {row.wall:.1f} s{status} | {row.cpu:.1f} s | {row.jobs} | {row.states or ''} "
+            f"| {row.engine_calls} | {row.started} | {goals} |"
         )
         if "away" in row.extra:
             away = "keystone API away"
