@@ -111,8 +111,9 @@ def state_functions() -> int:
     """Return how many state functions all recorded runs have called, dry runs included."""
     total = 0
     for record in (SANDBOX / "runs").glob("2*"):
-        for host in json.loads((record / "plan.json").read_text()).get("hosts", {}).values():
-            total += host.get("total", 0)
+        if (record / "plan.json").exists():
+            for host in json.loads((record / "plan.json").read_text()).get("hosts", {}).values():
+                total += host.get("total", 0)
         if (record / "steps.jsonl").exists():
             for line in (record / "steps.jsonl").read_text().splitlines():
                 total += sum(host.get("total", 0) for host in json.loads(line).get("hosts", {}).values())
