@@ -6,6 +6,8 @@ import os
 from collections.abc import Mapping, MutableMapping
 from typing import Any
 
+from salt.exceptions import CommandExecutionError
+
 from kolla_salt import declarations
 from kolla_salt.context import Resolver
 
@@ -30,7 +32,7 @@ def pillar(data: Mapping[str, Any], key: str) -> Any:
 def resolver(opts: Mapping[str, Any], pillar_data: Mapping[str, Any], context: MutableMapping[str, Any]) -> Resolver:
     """Return this minion's :class:`~kolla_salt.context.Resolver`, made once per job.
 
-    :raises ValueError: the pillar has no key ``kolla``.
+    :raises CommandExecutionError: the pillar has no key ``kolla``, or the declarations cannot be read.
     """
     key = "kolla_salt.resolver"
     cached = context.get(key)
@@ -39,11 +41,14 @@ def resolver(opts: Mapping[str, Any], pillar_data: Mapping[str, Any], context: M
         return cached[1]
     site = pillar(pillar_data, "kolla")
     if not site:
-        raise ValueError(
+        raise CommandExecutionError(
             f"the pillar of minion {opts.get('id')} has no key `kolla`: add the ext_pillar `kolla` to the master's "
             "configuration (docs/guides/quickstart.md), check that the minion's id is a host of topology.yml, "
             "then run `salt '*' saltutil.refresh_pillar`"
         )
-    found = Resolver(declarations.load(), site, str(opts["id"]))
+    try:
+        found = Resolver(declarations.load(), site, str(opts["id"]))
+    except (ValueError, FileNotFoundError) as exc:
+        raise CommandExecutionError(str(exc)) from exc
     context[key] = ((os.getpid(), source), found)
     return found

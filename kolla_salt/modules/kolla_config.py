@@ -27,10 +27,7 @@ def __virtual__() -> str:
 
 
 def _resolver() -> Resolver:
-    try:
-        return runtime.resolver(__opts__, __pillar__, __context__)
-    except (ValueError, FileNotFoundError) as err:
-        raise CommandExecutionError(str(err)) from err
+    return runtime.resolver(__opts__, __pillar__, __context__)
 
 
 def _rendered(service: str, container: str, file: str) -> config.Rendered | None:

@@ -35,10 +35,7 @@ def _errors() -> Iterator[None]:
 
 
 def _resolver() -> Resolver:
-    try:
-        return runtime.resolver(__opts__, __pillar__, __context__)
-    except (ValueError, FileNotFoundError) as err:
-        raise CommandExecutionError(str(err)) from err
+    return runtime.resolver(__opts__, __pillar__, __context__)
 
 
 def _secret(name: str) -> str:

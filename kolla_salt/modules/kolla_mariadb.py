@@ -35,10 +35,7 @@ def __virtual__() -> str:
 
 
 def _resolver() -> Resolver:
-    try:
-        return runtime.resolver(__opts__, __pillar__, __context__)
-    except (ValueError, FileNotFoundError) as exc:
-        raise CommandExecutionError(str(exc)) from exc
+    return runtime.resolver(__opts__, __pillar__, __context__)
 
 
 def _data_dir() -> Path | None:
