@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import ipaddress
 import json
 import marshal
 import os
@@ -208,6 +209,7 @@ class Names(Mapping[str, Any]):
             "primary": resolver.primary,
             "in_group": lambda group: resolver.host in resolver.hosts(group),
             "address": resolver.address,
+            "prefix_length": resolver.prefix_length,
             "interface": lambda network: self[f"{network}_interface"],
             "enabled": resolver.enabled,
             "endpoint": resolver.endpoint,
@@ -319,6 +321,7 @@ class Resolver:
         self.topology_groups: dict[str, list[str]] = {
             k: list(v or []) for k, v in (topology.get("groups") or {}).items()
         }
+        self.topology_networks: dict[str, Any] = dict(topology.get("networks") or {})
         self.passwords: dict[str, Any] = dict(site.get("passwords") or {})
         self.overrides: dict[str, str] = dict(site.get("overrides") or {})
         self.declarations = with_trees(declarations, self.overrides)
@@ -474,6 +477,20 @@ class Resolver:
         if not found:
             raise ContextError(f"kolla:topology:hosts:{host}:addresses has no '{network}' and no 'api' address")
         return str(found)
+
+    def prefix_length(self, network: str) -> int:
+        """Return the prefix length of ``network``, from its ``cidr`` in the topology.
+
+        :raises ContextError: the topology does not describe the network.
+        """
+        definition = self.topology_networks.get(network)
+        cidr = definition.get("cidr") if isinstance(definition, Mapping) else definition
+        if not cidr:
+            raise ContextError(
+                f"kolla:topology:networks:{network}:cidr is not set: expected the network of the hosts' {network} "
+                "addresses, such as 10.1.0.0/24"
+            )
+        return ipaddress.ip_network(str(cidr)).prefixlen
 
     def endpoint(self, entry: str, interface: str = "internal") -> str:
         """Return the base URL of load-balancer entry ``entry``.

@@ -218,6 +218,8 @@ def _wanted_interfaces(resolver: Any, groups: list[str]) -> tuple[dict[str, str]
         option = f"{network}_interface"
         if network in given and option in resolver.settings:
             wanted[option] = str(resolver.value(option))
+            if network == "tunnel" and _value(resolver, "ovs_tunnel_bridge", ""):
+                continue  # deploying gives the address to that bridge
             addresses[network] = (option, str(given[network]))
     if "neutron_external_interface" in resolver.settings and "network" in groups:
         value = resolver.value("neutron_external_interface")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +78,8 @@ def declared() -> dict[str, Any]:
     """Return what this host's switch is to have, out of the options of the site.
 
     :returns: ``{}`` where the container is not placed (or not in this step of a run); else ``bridges`` (list of bridge,
-        card, datapath_type), ``external_ids`` and ``other_config``
+        card, datapath_type), ``addresses`` (bridge -> address with prefix length), ``external_ids`` and
+        ``other_config``
     :raises CommandExecutionError: neutron_bridge_name and neutron_external_interface do not fit together
 
     CLI Example:
@@ -96,11 +99,15 @@ def declared() -> dict[str, Any]:
             )
         except _openvswitch.OpenvswitchError as error:
             raise CommandExecutionError(str(error)) from error
-        datapath = resolver.value("ovs_datapath")
-        bridges = [{"bridge": bridge, "card": card, "datapath_type": datapath} for bridge, card in pairs]
+        bridges = [{"bridge": bridge, "card": card} for bridge, card in pairs]
+    addresses: dict[str, str] = {}
+    if tunnels := resolver.value("ovs_tunnel_bridge"):
+        bridges.append({"bridge": tunnels, "card": resolver.value("tunnel_interface")})
+        addresses[tunnels] = f"{resolver.address('tunnel')}/{resolver.prefix_length('tunnel')}"
     name = __grains__.get("nodename") or __opts__["id"]
     return {
-        "bridges": bridges,
+        "bridges": [{**item, "datapath_type": resolver.value("ovs_datapath")} for item in bridges],
+        "addresses": addresses,
         "external_ids": {
             "system-id": resolver.value("openvswitch_system_id") or name.split(".")[0],
             "hostname": resolver.value("openvswitch_hostname") or name,
@@ -216,6 +223,59 @@ def set_port(name: str, bridge: str) -> str:
     if trouble:
         raise CommandExecutionError(f"{what}: Open vSwitch says: {trouble}")
     return f"{name} is in the bridge {bridge}"
+
+
+def address_diff(name: str, address: str) -> dict[str, Any]:
+    """Compare the address of a bridge with its declaration.
+
+    :param name: the bridge
+    :param address: with its prefix length, e.g. ``10.1.0.11/24``
+    :returns: ``{}`` if the bridge is switched on and has the address
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt node1 kolla_openvswitch.address_diff br-tunnel 10.1.0.11/24
+    """
+    found = _addresses(name)
+    if address in found and _is_up(name):
+        return {}
+    return {"address": {"old": found, "new": address}}
+
+
+def await_address(name: str, address: str) -> str:
+    """Wait until a bridge has its address. The container gives it, whenever its daemon has made the bridge.
+
+    :param name: the bridge
+    :param address: with its prefix length
+    :raises CommandExecutionError: the bridge has not got it in time
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt node1 kolla_openvswitch.await_address br-tunnel 10.1.0.11/24
+    """
+    deadline = time.monotonic() + TIMEOUT
+    while address_diff(name, address):
+        if time.monotonic() > deadline:
+            raise CommandExecutionError(
+                f"giving the bridge {name} of {__opts__['id']} the address {address}: after {TIMEOUT} s it has "
+                f"{', '.join(_addresses(name)) or 'none'}. The container {CONTAINER} runs tunnel-address.sh for that; "
+                f"`salt {__opts__['id']} kolla_container.restart {CONTAINER}` runs it again"
+            )
+        time.sleep(0.1)
+    return f"{name} has {address}"
+
+
+def _addresses(name: str) -> list[str]:
+    """Return the addresses of a network device of the host, with their prefix lengths."""
+    done = subprocess.run(
+        ["ip", "-json", "address", "show", "dev", name], capture_output=True, text=True, timeout=10, check=False
+    )
+    links = json.loads(done.stdout or "[]") if done.returncode == 0 else []
+    return [f"{item['local']}/{item['prefixlen']}" for link in links for item in link.get("addr_info", [])]
 
 
 def settings_diff(

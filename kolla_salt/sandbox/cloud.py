@@ -168,12 +168,13 @@ def up(
 
 
 def _network(progress: Progress) -> None:
-    for bridge, address in ((topo.API_BRIDGE, topo.HOST_API), (topo.EXT_BRIDGE, topo.HOST_EXT)):
+    # The machine has no part in the tunnel network.
+    for bridge, address in zip(topo.BRIDGES, (topo.HOST_API, topo.HOST_EXT, None), strict=True):
         began = time.monotonic()
-        if host.ensure_bridge(bridge, f"{address}/{topo.PREFIX_LENGTH}"):
+        if host.ensure_bridge(bridge, f"{address}/{topo.PREFIX_LENGTH}" if address else None):
             if bridge == topo.EXT_BRIDGE:
                 host.checksums_in_software(bridge)
-            progress.done(f"bridge {bridge} with {address}", began)
+            progress.done(f"bridge {bridge}" + (f" with {address}" if address else ""), began)
         if host.pass_firewall(bridge):
             progress.done(f"this machine's firewall lets nodes reach each other over {bridge}", began)
 
@@ -467,7 +468,7 @@ def down(paths: Paths, progress: Progress | None = None, *, purge: bool = False)
             )
         for link in _links():
             host.remove_link(link)
-        for bridge in (topo.API_BRIDGE, topo.EXT_BRIDGE):
+        for bridge in topo.BRIDGES:
             began = time.monotonic()
             host.leave_firewall(bridge)
             if host.remove_link(bridge):

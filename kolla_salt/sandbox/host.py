@@ -375,21 +375,24 @@ def ip_json(arguments: Sequence[str], pid: int | None = None) -> list[dict[str, 
     return [item for item in json.loads(result.stdout) if item]
 
 
-def ensure_bridge(name: str, address: str) -> bool:
-    """Create bridge ``name`` with ``address`` ("10.99.0.1/24") unless it is there; return whether it was created."""
+def ensure_bridge(name: str, address: str | None) -> bool:
+    """Create bridge ``name`` with ``address`` ("10.99.0.1/24") unless it is there; return whether it was created.
+
+    Without an address the machine only connects the nodes with each other.
+    """
     doing = f"create the bridge {name}"
     links = ip_json(["-details", "address", "show", "dev", name])
     if links and links[0].get("linkinfo", {}).get("info_kind") != "bridge":
         raise SandboxError(doing, f"a network device {name} that is no bridge", mend=f"ip link delete {name}")
     has = {f"{a['local']}/{a['prefixlen']}" for link in links for a in link.get("addr_info", [])}
-    if links and address in has and "UP" in links[0].get("flags", []):
+    if links and (address is None or address in has) and "UP" in links[0].get("flags", []):
         return False
     if not links:
         clash = [
             link["ifname"]
             for link in ip_json(["-4", "address", "show"])
             for a in link.get("addr_info", [])
-            if a["local"].rsplit(".", 1)[0] == address.rsplit(".", 1)[0]
+            if address and a["local"].rsplit(".", 1)[0] == address.rsplit(".", 1)[0]
         ]
         if clash:
             raise SandboxError(
@@ -415,7 +418,7 @@ def ensure_bridge(name: str, address: str) -> bool:
             ],
             doing,
         )
-    if address not in has:
+    if address and address not in has:
         run(["ip", "address", "add", address, "dev", name], doing)
     run(["ip", "link", "set", "dev", name, "up"], doing)
     return True

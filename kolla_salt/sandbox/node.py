@@ -235,7 +235,7 @@ def connect(node: Node, running: Running) -> None:
     enter = ["nsenter", f"--net=/proc/{pid}/ns/net"]
     cards = {link["ifname"]: link for link in host.ip_json(["address", "show"], pid)}
     ends = {link["ifname"]: link for link in host.ip_json(["link", "show", "type", "veth"])}
-    for nic, bridge in enumerate((topo.API_BRIDGE, topo.EXT_BRIDGE)):
+    for nic, bridge in enumerate(topo.BRIDGES):
         device, end = f"eth{nic}", node.interface(nic)
         if device not in cards:
             if end in ends:
@@ -264,7 +264,7 @@ def connect(node: Node, running: Running) -> None:
         if ends.get(end, {}).get("master") != bridge or "UP" not in ends.get(end, {}).get("flags", []):
             host.run(["ip", "link", "set", "dev", end, "master", bridge, "up"], doing)
         if "UP" not in cards.get(device, {}).get("flags", []):
-            if nic == 1:
+            if bridge != topo.API_BRIDGE:
                 host.checksums_in_software(device, pid)
             host.run([*enter, "ip", "link", "set", "dev", device, "up"], doing)
     # The address may have moved to a bridge of the node's (a deployment may do that).

@@ -11,8 +11,10 @@ import yaml
 
 from kolla_salt.sandbox.errors import SandboxError
 
-API_BRIDGE, EXT_BRIDGE = "ks-api", "ks-ext"
-API_NET, EXT_NET = "10.99.0", "10.98.0"
+API_BRIDGE, EXT_BRIDGE, TUN_BRIDGE = "ks-api", "ks-ext", "ks-tun"
+API_NET, EXT_NET, TUN_NET = "10.99.0", "10.98.0", "10.97.0"
+#: Bridge of this machine for each of a node's network cards eth0, eth1, ...
+BRIDGES = (API_BRIDGE, EXT_BRIDGE, TUN_BRIDGE)
 PREFIX_LENGTH = 24
 HOST_API = f"{API_NET}.1"
 HOST_EXT = f"{EXT_NET}.1"
@@ -37,11 +39,16 @@ class Node:
 
     @property
     def api_address(self) -> str:
-        """Address of eth0 (API and tunnel network)."""
+        """Address of eth0 (API network)."""
         return f"{API_NET}.{10 + self.number}"
 
+    @property
+    def tunnel_address(self) -> str:
+        """Address in the tunnel network, which a deployment gives to a bridge over eth2."""
+        return f"{TUN_NET}.{10 + self.number}"
+
     def interface(self, nic: int) -> str:
-        """Return the name of the host's end of network card ``nic`` (0 or 1)."""
+        """Return the name of the host's end of network card ``nic`` (0, 1 or 2)."""
         return f"ks-{self.name}-{nic}"
 
     def mac(self, nic: int) -> str:
@@ -87,9 +94,10 @@ def layout(count: int) -> dict[str, list[str]]:
 def topology(count: int) -> dict[str, Any]:
     """Return the content of topology.yml for ``count`` nodes."""
     hosts = {
-        node.name: {"addresses": {"api": node.api_address, "tunnel": node.api_address}} for node in nodes_for(count)
+        node.name: {"addresses": {"api": node.api_address, "tunnel": node.tunnel_address}} for node in nodes_for(count)
     }
-    return {"hosts": hosts, "groups": layout(count)}
+    networks = {name: {"cidr": f"{net}.0/{PREFIX_LENGTH}"} for name, net in (("api", API_NET), ("tunnel", TUN_NET))}
+    return {"networks": networks, "hosts": hosts, "groups": layout(count)}
 
 
 def globals_for(count: int) -> dict[str, Any]:
@@ -102,6 +110,7 @@ def globals_for(count: int) -> dict[str, Any]:
         "docker_namespace": "openstack.kolla",
         "internal_vip_address": VIP,
         "network_interface": "eth0",
+        "tunnel_interface": "eth2",
         "neutron_external_interface": "eth1",
         "neutron_plugin_agent": "openvswitch",
         # The kernel of the machine need not have an Open vSwitch module.

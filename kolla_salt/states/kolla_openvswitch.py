@@ -51,6 +51,20 @@ def port_present(name: str, bridge: str) -> dict[str, Any]:
     )
 
 
+def address_present(name: str, address: str) -> dict[str, Any]:
+    """Ensure that a bridge has an address, which the switch's container gives it.
+
+    :param name: the bridge
+    :param address: with its prefix length
+    """
+    return converge(
+        name,
+        __opts__["test"],
+        diff=lambda: __salt__["kolla_openvswitch.address_diff"](name, address),
+        apply=lambda: __salt__["kolla_openvswitch.await_address"](name, address),
+    )
+
+
 def settings_present(
     name: str, external_ids: dict[str, str] | None = None, other_config: dict[str, Any] | None = None
 ) -> dict[str, Any]:

@@ -20,4 +20,12 @@ openvswitch port {{ item.card }}:
     - bridge: {{ item.bridge }}
     - require: [{kolla_openvswitch: openvswitch bridge {{ item.bridge }}}]
 {% endfor %}
+{% for bridge, address in declared.addresses.items() %}
+
+openvswitch address of {{ bridge }}:
+  kolla_openvswitch.address_present:
+    - name: {{ bridge }}
+    - address: {{ address }}
+    - require: [{kolla_openvswitch: openvswitch bridge {{ bridge }}}]
+{% endfor %}
 {% endif %}

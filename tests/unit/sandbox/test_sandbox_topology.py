@@ -36,7 +36,7 @@ def test_addresses_and_names_are_unique_and_fit() -> None:
     assert len(addresses) == len(nodes)
     assert not addresses & {topology.HOST_API, topology.VIP}
     assert all(int(address.rsplit(".", 1)[1]) < 255 for address in addresses)
-    assert len({node.mac(nic) for node in nodes for nic in (0, 1)}) == 2 * len(nodes)
+    assert len({node.mac(nic) for node in nodes for nic in range(3)}) == 3 * len(nodes)
     # The kernel's limit for names of network devices.
     assert all(len(node.interface(1)) <= 15 for node in nodes)
 
@@ -44,7 +44,7 @@ def test_addresses_and_names_are_unique_and_fit() -> None:
 def test_topology_names_every_node_once() -> None:
     data = topology.topology(4)
     assert list(data["hosts"]) == ["node1", "node2", "node3", "node4"]
-    assert data["hosts"]["node4"]["addresses"] == {"api": "10.99.0.14", "tunnel": "10.99.0.14"}
+    assert data["hosts"]["node4"]["addresses"] == {"api": "10.99.0.14", "tunnel": "10.97.0.14"}
 
 
 def test_globals_use_the_sandbox_registry_and_names_without_prefix() -> None:
