@@ -103,6 +103,7 @@ BALANCER_FIELDS: dict[str, tuple[tuple[type, ...], Any]] = {
     "hosts": ((list, str), None),
     "mode": ((str,), "http"),
     "check": ((str,), None),
+    "probe": ((str, list), None),
     "internal": ((bool, str), True),
     "external": ((bool, str), None),
     "external_port": ((int, str), None),
@@ -228,6 +229,7 @@ def normalise(name: str, data: Any) -> tuple[Declaration, list[str]]:
         )
         if balancer["port"] is None:
             errors.append(f"{name}.load_balancer.{entry}.port: missing")
+        errors += _probe(f"{name}.load_balancer.{entry}.probe", balancer["mode"], balancer["probe"])
         for field, default in (("listen_port", balancer["port"]), ("external_port", balancer["port"]),
                                ("group", decl["group"]), ("external", balancer["mode"] == "http")):  # fmt: skip
             if balancer[field] is None:
@@ -242,6 +244,21 @@ def normalise(name: str, data: Any) -> tuple[Declaration, list[str]]:
         for key in step.keys() - BOOTSTRAP_FIELDS:
             errors.append(f"{where}: unknown field '{key}'{nearest(key, BOOTSTRAP_FIELDS)}")
     return decl, errors
+
+
+def _probe(where: str, mode: str, probe: Any) -> list[str]:
+    """Return what is wrong with the declared request of the availability probe."""
+    if probe is None:
+        return []
+    if mode == "http":
+        return [] if str(probe).startswith("/") else [f"{where}: expected a path that begins with /, found {probe!r}"]
+    try:
+        steps = [step.keys() - {"send", "expect"} or bytes.fromhex("".join(step.values())) for step in probe]
+    except (AttributeError, TypeError, ValueError):
+        steps = []
+    if not steps or any(isinstance(step, set) for step in steps):
+        return [f"{where}: expected a list of {{send, expect}} in hex, found {probe!r}"]
+    return []
 
 
 def _container(decl: Declaration, container: str, fields: Any, errors: list[str]) -> dict[str, Any]:
