@@ -7,6 +7,7 @@ name. It never looks at the machine it runs on, so the master, a minion and a te
 from __future__ import annotations
 
 import base64
+import copy
 import hashlib
 import ipaddress
 import json
@@ -162,9 +163,8 @@ class Leaves:
             if code is None:
                 code = self.codes[source] = self.env.compile(source)
                 self.dirty = True
-            found = self.templates[source] = self.env.template_class.from_code(
-                self.env, code, self.env.make_globals(None)
-            )
+            # A plain dictionary: Jinja goes through it for every evaluation, and its own chain of maps is slow at that.
+            found = self.templates[source] = self.env.template_class.from_code(self.env, code, dict(self.env.globals))
         return found
 
     def evaluate(self, source: str, names: Names) -> Any:
@@ -207,7 +207,7 @@ class Names(Mapping[str, Any]):
             "host": resolver.host,
             "hosts": resolver.hosts,
             "primary": resolver.primary,
-            "in_group": lambda group: resolver.host in resolver.hosts(group),
+            "in_group": resolver.member,
             "address": resolver.address,
             "prefix_length": resolver.prefix_length,
             "interface": lambda network: self[f"{network}_interface"],
@@ -241,6 +241,8 @@ class Names(Mapping[str, Any]):
         if key in self.extra:
             return self.extra[key]
         if key in self.functions:
+            if key == "host":
+                self.resolver.personal = True
             return self.functions[key]
         if key == "is_primary":
             return self.resolver.is_primary(self.service)
@@ -334,10 +336,43 @@ class Resolver:
         self.parents = {group: parents for decl in declarations.values() for group, parents in decl["groups"].items()}
         self.options = {**self.globals, **(self.topology_hosts.get(host, {}).get("options") or {})}
         self.leaves = _leaves(cache)
+        #: Whether something asked for this very host's name or addresses since this was last set to False. What was
+        #: answered without asking is the same for every host of the same groups and options, see :meth:`kind`.
+        self.personal = False
         self._values: dict[str, Any] = {}
+        self._personal_values: set[str] = set()
         self._resolving: list[str] = []
         self._hosts: dict[str, list[str]] = {}
+        self._members: dict[str, frozenset[str]] = {}
+        self._places: dict[str, tuple[list[str], list[str]]] = {}
         self._catalogue: dict[str, Any] | None = None
+
+    def seen_from(self, host: str) -> Resolver:
+        """Return the same site as ``host`` sees it; what is the same for all hosts is shared, not worked out again."""
+        other = copy.copy(self)
+        other.host = host
+        other.options = {**self.globals, **(self.topology_hosts.get(host, {}).get("options") or {})}
+        other.personal = False
+        other._values, other._personal_values, other._resolving, other._catalogue = {}, set(), [], None
+        return other
+
+    def kind(self, host: str) -> tuple[Any, ...]:
+        """Return what decides about ``host`` but for its own name and addresses.
+
+        Hosts of one kind are in the same groups, are first in the same groups, and have the same options: every
+        question that leaves :attr:`personal` False has one answer for all of them.
+        """
+        if not self._places:
+            self._places.update((name, ([], [])) for name in self.topology_hosts)
+            for group in dict.fromkeys([*self.topology_groups, *self.parents]):
+                for position, name in enumerate(self.hosts(group)):
+                    if name in self._places:
+                        self._places[name][0].append(group)
+                        if position == 0:
+                            self._places[name][1].append(group)
+        groups, first = self._places.get(host, ([], []))
+        is_first = next(iter(self.topology_hosts), None) == host
+        return (*groups, None, *first, is_first, repr(self.topology_hosts.get(host, {}).get("options")))
 
     # --- names and expressions -------------------------------------------------------------------------------------
 
@@ -378,6 +413,7 @@ class Resolver:
         :raises ContextError: unknown option, or defaults that refer to each other in a circle.
         """
         if option in self._values:
+            self.personal |= option in self._personal_values
             return self._values[option]
         if option not in self.settings:
             raise ContextError(f"unknown option '{option}'{nearest(option, self.settings)}")
@@ -389,10 +425,14 @@ class Resolver:
             raise ContextError(f"the defaults of options refer to each other: {circle}; set one in kolla:globals")
         else:
             self._resolving.append(option)
+            asked, self.personal = self.personal, False
             try:
                 result = self.evaluate(setting["default"], self.names(service, option=option))
             finally:
                 self._resolving.pop()
+                if self.personal:
+                    self._personal_values.add(option)
+                self.personal |= asked
         if setting["type"] == "bool" and result is not None:
             result = to_bool(result)
         self._values[option] = result
@@ -421,6 +461,12 @@ class Resolver:
             self._hosts[group] = found
         return list(self._hosts[group])
 
+    def member(self, group: str, host: str | None = None) -> bool:
+        """Return whether ``host`` (default: this one) is in ``group``."""
+        if group not in self._members:
+            self._members[group] = frozenset(self.hosts(group))
+        return (host or self.host) in self._members[group]
+
     def primary(self, group: str) -> str | None:
         """Return the first host of ``group``, or None if it has none."""
         return next(iter(self.hosts(group)), None)
@@ -445,15 +491,15 @@ class Resolver:
         return {
             name: on and self.test(spec["when"], self.names(service, container=name))
             for name, spec in decl["containers"].items()
-            if host in self.hosts(spec["group"])
+            if self.member(spec["group"], host)
         }
 
     def placed(self, service: str, host: str | None = None) -> bool:
         """Return whether anything of ``service`` belongs on ``host``."""
         host = host or self.host
         decl = self.declarations[service]
-        return host in self.hosts(decl["group"]) or any(
-            host in self.hosts(c["group"]) for c in decl["containers"].values()
+        return self.member(decl["group"], host) or any(
+            self.member(spec["group"], host) for spec in decl["containers"].values()
         )
 
     def service_hosts(self, service: str) -> list[str]:
@@ -469,6 +515,8 @@ class Resolver:
 
         :raises ContextError: the host or its ``api`` address is not in the topology.
         """
+        if host is None:
+            self.personal = True
         host = host or self.host
         if host not in self.topology_hosts:
             raise ContextError(f"kolla:topology:hosts has no host '{host}'{nearest(host, self.topology_hosts)}")
@@ -521,6 +569,7 @@ class Resolver:
         """What the enabled services declare for others: see ``docs/declarations.md``."""
         if self._catalogue is None:
             self._catalogue = self._make_catalogue()
+        self.personal = True  # its fields may be; nothing that hosts share is made from them
         return self._catalogue
 
     def _make_catalogue(self) -> dict[str, Any]:

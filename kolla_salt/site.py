@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
+import difflib
 import ipaddress
-from dataclasses import asdict, dataclass, field
+import os
+import pickle
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from kolla_salt import declarations as decls
+from kolla_salt import paths
 from kolla_salt.context import ContextError, Resolver, to_bool
 from kolla_salt.declarations import Declaration, nearest
 from kolla_salt.expand import override_paths
@@ -33,8 +43,8 @@ class Site:
     overrides: dict[str, str] = field(default_factory=dict)
 
     def as_pillar(self) -> dict[str, Any]:
-        """Return the site as the content of the pillar key ``kolla``."""
-        return asdict(self)
+        """Return the site as the content of the pillar key ``kolla``; what is in it is the site's own, not a copy."""
+        return dict(vars(self))
 
 
 @dataclass(frozen=True)
@@ -135,7 +145,7 @@ def needed_passwords(resolver: Resolver, host: str) -> set[str]:
         for secret in decl["secrets"]:
             if not isinstance(secret, dict):
                 needed.add(secret)
-            elif host in resolver.hosts(secret.get("group", "all")) and resolver.test(secret.get("when", True), names):
+            elif resolver.member(secret.get("group", "all"), host) and resolver.test(secret.get("when", True), names):
                 needed.add(secret["name"])
         if resolver.primary(decl["group"]) == host:
             if decl["database"]:
@@ -149,17 +159,89 @@ def needed_passwords(resolver: Resolver, host: str) -> set[str]:
     return needed
 
 
+def _files_here(resolver: Resolver) -> Iterator[tuple[str, str, str]]:
+    """Yield service, container and file of everything that is configured on the resolver's host."""
+    for service in resolver.enabled_services():
+        for container, fields in resolver.declarations[service]["containers"].items():
+            if resolver.member(fields["group"]):
+                for file in fields["files"]:
+                    yield service, container, file
+
+
 def known_overrides(resolver: Resolver) -> dict[str, set[str]]:
     """Return every override path that is read on the resolver's host -> the services that read it."""
     known: dict[str, set[str]] = {}
-    for service in resolver.enabled_services():
-        for container, fields in resolver.declarations[service]["containers"].items():
-            if resolver.host not in resolver.hosts(fields["group"]):
-                continue
-            for file in fields["files"]:
-                for path in override_paths(resolver, service, container, file):
-                    known.setdefault(path, set()).add(service)
+    for service, container, file in _files_here(resolver):
+        for path in override_paths(resolver, service, container, file):
+            known.setdefault(path, set()).add(service)
     return known
+
+
+class Served:
+    """A site as it is handed out, host after host: what hosts have in common is worked out once.
+
+    Hosts that are of one kind (:meth:`Resolver.kind`) share an answer, unless working it out asked for the host's own
+    name or addresses.
+    """
+
+    def __init__(self, site: Site, declarations: dict[str, Declaration]) -> None:
+        self.site = site
+        self.hosts: dict[str, Any] = site.topology.get("hosts") or {}
+        self.resolver = Resolver(declarations, site.as_pillar(), next(iter(self.hosts), ""))
+        self._common = pickle.dumps((site.globals, site.topology))
+        self._needed: dict[Any, set[str]] = {}
+        self._overrides: dict[Any, tuple[set[str], list[tuple[str, str, str]]]] = {}
+
+    def passwords(self, resolver: Resolver) -> set[str]:
+        """Return the names of the passwords that the resolver's host needs."""
+        kind = resolver.kind(resolver.host)
+        if kind not in self._needed:
+            resolver.personal = False
+            needed = needed_passwords(resolver, resolver.host)
+            if resolver.personal:
+                return needed
+            self._needed[kind] = needed
+        return self._needed[kind]
+
+    def overrides(self, resolver: Resolver) -> set[str]:
+        """Return the override paths that are read on the resolver's host."""
+        kind = resolver.kind(resolver.host)
+        if kind not in self._overrides:
+            resolver.personal = False
+            files = list(_files_here(resolver))
+            if resolver.personal:
+                return set(known_overrides(resolver))
+            shared: set[str] = set()
+            own = []
+            for file in files:
+                resolver.personal = False
+                read = override_paths(resolver, *file)
+                if resolver.personal:
+                    own.append(file)
+                else:
+                    shared.update(read)
+            self._overrides[kind] = (shared, own)
+        shared, own = self._overrides[kind]
+        return shared.union(*(override_paths(resolver, *file) for file in own))
+
+    def pillar(self, host: str) -> dict[str, Any] | None:
+        """Return what minion ``host`` sees as pillar ``kolla``, a new structure; None if the topology has no such host.
+
+        Only the passwords and overrides that the services placed on it need are in it.
+        """
+        if host not in self.hosts:
+            return None
+        resolver = self.resolver.seen_from(host)
+        needed = self.passwords(resolver)
+        overrides = self.overrides(resolver) if self.site.overrides else ()
+        # Salt writes into what it is given.
+        options, topology = pickle.loads(self._common)
+        return {
+            "globals": options,
+            "topology": topology,
+            "passwords": {name: copy.deepcopy(v) for name, v in self.site.passwords.items() if name in needed},
+            "overrides": {path: text for path, text in self.site.overrides.items() if path in overrides},
+        }
 
 
 def host_pillar(site: Site, declarations: dict[str, Declaration], host: str) -> dict[str, Any] | None:
@@ -167,17 +249,49 @@ def host_pillar(site: Site, declarations: dict[str, Declaration], host: str) -> 
 
     Only the passwords and overrides that the services placed on it need are in it.
     """
-    if host not in (site.topology.get("hosts") or {}):
-        return None
-    resolver = Resolver(declarations, site.as_pillar(), host)
-    needed = needed_passwords(resolver, host)
-    overrides = known_overrides(resolver) if site.overrides else {}
-    return {
-        "globals": site.globals,
-        "topology": site.topology,
-        "passwords": {name: value for name, value in site.passwords.items() if name in needed},
-        "overrides": {path: text for path, text in site.overrides.items() if path in overrides},
-    }
+    return Served(site, declarations).pillar(host)
+
+
+#: Folder -> what its files looked like when they were read, and what was read.
+_served: dict[str, tuple[Any, Served]] = {}
+#: A file that was written so short a time (seconds) before it was read may be written again without looking different.
+_SETTLED = 0.1
+
+
+def served(directory: Path | str) -> Served:
+    """Return the site in ``directory``, read again only if a file of it, or a declaration, has changed.
+
+    A master compiles the pillar of every minion for every job; its processes live long.
+
+    :raises SiteError: the folder or a file cannot be read.
+    """
+    key, began = str(directory), time.time()
+    stamps = _stamps(Path(directory))
+    kept = _served.get(key)
+    if kept is not None and kept[0] == stamps:
+        return kept[1]
+    _served.pop(key, None)
+    found = Served(load(directory), decls.load())
+    if max(changed for *_, changed in stamps) / 1e9 < began - _SETTLED:
+        _served[key] = (stamps, found)
+    return found
+
+
+def _stamps(directory: Path) -> list[tuple[str, int, int, int, int]]:
+    """Return path, inode, size and times of every file that a site is made from; the time of the last change last."""
+    files = [str(path) for path in paths.formula_root().glob("*/service.yaml")]
+    files += [str(directory / name) for name in ("globals.yml", "topology.yml", "passwords.yml")]
+    folders = [str(directory / "overrides")]
+    while folders:
+        with contextlib.suppress(OSError), os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                (folders if entry.is_dir(follow_symlinks=False) else files).append(entry.path)
+    found = [(str(directory), 0, 0, 0, 0)]
+    for file in files:
+        with contextlib.suppress(OSError):
+            stat = os.stat(file)
+            found.append((file, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns))
+    return sorted(found)
 
 
 # --- validation -----------------------------------------------------------------------------------------------------
@@ -287,8 +401,9 @@ def _check_topology(site: Site, declarations: dict[str, Declaration], problems: 
         for host in members or []:
             if host not in hosts:
                 problems.append(Problem(path, host, "a host of kolla:topology:hosts", nearest(host, hosts)))
-        for host in {name for name in members or [] if (members or []).count(name) > 1}:
-            problems.append(Problem(path, host, "each host once"))
+        for host, times in Counter(members or []).items():
+            if times > 1:
+                problems.append(Problem(path, host, "each host once"))
 
 
 def validate(site: Site, declarations: dict[str, Declaration]) -> list[Problem]:
@@ -307,19 +422,41 @@ def validate(site: Site, declarations: dict[str, Declaration]) -> list[Problem]:
     if problems:
         return problems  # what follows resolves expressions, which would only repeat the same problems
     read: set[str] = set()
+    cloud = Served(site, declarations)
+    known = {repr(problem) for problem in problems}
+    clean: set[Any] = set()
     for host in site.topology["hosts"]:
-        resolver = Resolver(declarations, site.as_pillar(), host)
+        resolver = cloud.resolver.seen_from(host)
+        kind = resolver.kind(host)
         try:
-            problems += [p for p in _check_services(site, resolver, host) if p not in problems]
-            read |= known_overrides(resolver).keys()
+            if kind not in clean:
+                found = _check_services(site, resolver, host)
+                if not resolver.personal:
+                    clean.add(kind)
+                for problem in found:
+                    if repr(problem) not in known:
+                        known.add(repr(problem))
+                        problems.append(problem)
+            read |= cloud.overrides(resolver)
         except ContextError as exc:
             problems.append(Problem(f"kolla (as seen by {host})", None, f"resolvable options; {exc}"))
-    for path in site.overrides:
-        if path not in read and not problems:
-            problems.append(
-                Problem(f"overrides/{path}", None, "a path that some service on some host reads", nearest(path, read))
-            )
+    if not problems:
+        problems += [
+            Problem(f"overrides/{path}", None, "a path that some service on some host reads", _nearest(path, cloud))
+            for path in site.overrides
+            if path not in read
+        ]
     return problems
+
+
+def _nearest(path: str, cloud: Served) -> str:
+    """Return a hint for an override that nothing reads, out of the paths of hosts that stand for the others."""
+    base = cloud.resolver
+    # The first host of each group has every container between them; the host itself may be what is misspelt.
+    names = {base.primary(group) for group in [*base.topology_groups, *base.parents]} - {None}
+    for part in path.split("/")[:-1]:
+        names.update(difflib.get_close_matches(part, cloud.hosts, n=1))
+    return nearest(path, sorted({found for name in names for found in cloud.overrides(base.seen_from(str(name)))}))
 
 
 def _check_services(site: Site, resolver: Resolver, host: str) -> list[Problem]:

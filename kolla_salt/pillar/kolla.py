@@ -9,7 +9,6 @@ Master configuration::
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 from typing import Any
 
 from kolla_salt import declarations
@@ -33,8 +32,7 @@ def ext_pillar(minion_id: str, _pillar: dict[str, Any], directory: str = str(sit
     :param directory: the site's folder on the master.
     """
     try:
-        site = sites.load(Path(directory))
-        data = sites.host_pillar(site, declarations.load(), minion_id)
+        data = sites.served(directory).pillar(minion_id)
     except (sites.SiteError, declarations.DeclarationError, ContextError, FileNotFoundError) as exc:
         return {"_errors": [str(exc)]}
     if data is None:

@@ -1,0 +1,263 @@
+"""Large sites: how much work there is, counted, and that sharing it changes no answer."""
+
+from __future__ import annotations
+
+import copy
+import os
+import shutil
+
+import pytest
+import yaml
+
+from kolla_salt import declarations
+from kolla_salt import site as sites
+from kolla_salt.context import ContextError, Resolver
+from kolla_salt.site import Site
+from tests.conftest import FORMULA
+
+
+@pytest.fixture
+def large(site_data):
+    """A site with two controllers and sixty compute hosts of four kinds; two have files of their own."""
+
+    def make(computes=60):
+        data = copy.deepcopy(site_data)
+        topology = data["topology"]
+        names = [f"cmp{number}" for number in range(1, computes + 1)]
+        for number, name in enumerate(names, start=1):
+            topology["hosts"][name] = {"addresses": {"api": f"10.0.{1 + number // 200}.{number % 200 + 1}"}}
+            if number % 3 == 0:
+                topology["hosts"][name]["options"] = {"workers": 2 + number % 2}
+        topology["networks"]["api"]["cidr"] = "10.0.0.0/16"
+        topology["groups"]["compute"] = names
+        data["overrides"] = {"web.conf": "[a]\n", "web/cmp2/web.conf": "[b]\n", "web/ctl1/web.conf": "[c]\n"}
+        return Site(**data)
+
+    return make
+
+
+def alone(site, decls, host):
+    """What a host gets when nothing is shared between hosts."""
+    resolver = Resolver(decls, site.as_pillar(), host)
+    needed, read = sites.needed_passwords(resolver, host), sites.known_overrides(resolver)
+    return {
+        "globals": site.globals,
+        "topology": site.topology,
+        "passwords": {name: value for name, value in site.passwords.items() if name in needed},
+        "overrides": {path: text for path, text in site.overrides.items() if path in read},
+    }
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """Count the calls of a function of the library: name -> arguments of each call."""
+
+    def count(module, name):
+        calls = []
+        real = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *args, **kwargs: (calls.append(args), real(*args, **kwargs))[1])
+        return calls
+
+    return count
+
+
+@pytest.mark.parametrize(
+    "secrets",
+    [
+        ["web_keystone_password"],
+        [{"name": "other_password", "when": "host == 'cmp4'"}],
+        [{"name": "other_password", "when": "address() == '10.0.1.5'"}],
+        [{"name": "other_password", "when": "workers == 3"}],
+        [{"name": "other_password", "when": "is_primary"}],
+        [{"name": "other_password", "when": "odd"}],
+        [{"name": "other_password", "group": "web-agent"}],
+    ],
+)
+def test_each_host_gets_exactly_what_it_would_get_alone(large, decls, secrets):
+    site = large()
+    decls["web"]["secrets"] = secrets
+    decls["web"]["settings"]["odd"] = {"default": "{{ host in ['cmp5', 'ctl1'] }}", "type": "bool", "doc": ""}
+    cloud = sites.Served(site, decls)
+    for host in site.topology["hosts"]:
+        assert cloud.pillar(host) == alone(site, decls, host), host
+    given = {host for host in site.topology["hosts"] if "other_password" in cloud.pillar(host)["passwords"]}
+    assert secrets == ["web_keystone_password"] or 0 < len(given) < 64
+
+
+def test_what_one_host_needs_is_worked_out_once_for_its_kind(large, decls, counted):
+    site, calls = large(), counted(sites, "needed_passwords")
+    cloud = sites.Served(site, decls)
+    for host in site.topology["hosts"]:
+        cloud.pillar(host)
+    kinds = {cloud.resolver.kind(host) for host in site.topology["hosts"]}
+    assert len(calls) == len(kinds) < 8
+
+
+def test_no_host_can_write_into_what_another_gets(large, decls):
+    cloud = sites.Served(large(), decls)
+    first = cloud.pillar("cmp1")
+    before = copy.deepcopy(first)
+    first["topology"]["hosts"].clear()
+    first["globals"]["workers"] = 60
+    first["passwords"].clear()
+    assert cloud.pillar("cmp1") == before
+
+
+@pytest.mark.parametrize("computes", [60, 240])
+def test_a_site_is_checked_once_for_each_kind_of_host(large, decls, counted, computes):
+    calls = counted(sites, "_check_services")
+    assert sites.validate(large(computes), decls) == []
+    assert len(calls) < 8
+
+
+def test_hosts_of_one_kind_are_each_checked_where_the_answer_depends_on_the_host(large, decls):
+    site = large()
+    decls["web"]["secrets"] = [{"name": "other_password", "when": "host == 'cmp40'"}]
+    del site.passwords["other_password"]
+    assert [problem.path for problem in sites.validate(site, decls)] == ["kolla:passwords:other_password"]
+
+
+def test_each_host_on_which_an_option_cannot_be_resolved_is_named(large, decls):
+    site = large()
+    decls["web"]["secrets"] = [{"name": "other_password", "when": "address('api', host ~ 'x')"}]
+    found = [problem.path for problem in sites.validate(site, decls)]
+    assert found == [f"kolla (as seen by {host})" for host in site.topology["hosts"]]
+
+
+def test_every_override_that_nobody_reads_is_named_with_the_nearest(large, decls):
+    site = large()
+    site.overrides = {"web/cmp2/wbe.conf": "", "web/cpm40/web.conf": "", "web/cmp60/web.conf": ""}
+    assert [problem.text for problem in sites.validate(site, decls)] == [
+        "overrides/web/cmp2/wbe.conf: expected a path that some service on some host reads; "
+        "did you mean 'web/cmp2/web.conf'?",
+        "overrides/web/cpm40/web.conf: expected a path that some service on some host reads; "
+        "did you mean 'web/cmp40/web.conf'?",
+    ]
+
+
+@pytest.mark.parametrize("question", ["host", "address('tunnel')", "kind", "{'a': [other]}"])
+def test_a_resolver_notes_when_it_was_asked_about_the_host_itself(large, decls, question):
+    settings = decls["web"]["settings"]
+    settings["kind"] = {"default": "{{ host[:3] }}", "type": "string", "doc": ""}
+    settings["other"] = {"default": "{{ kind }}", "type": "string", "doc": ""}
+    resolver = Resolver(decls, large().as_pillar(), "cmp1")
+    resolver.test("workers > 1 and in_group('compute') and address('api', primary('control'))", resolver.names("web"))
+    assert not resolver.personal
+    for _ in range(2):  # the second time from what was kept
+        resolver.personal = False
+        resolver.evaluate("{{ " + question + " }}", resolver.names("web"))
+        assert resolver.personal
+
+
+def test_a_site_seen_from_another_host_is_that_hosts(large, decls):
+    site = large()
+    first = Resolver(decls, site.as_pillar(), "ctl1")
+    assert (first.value("workers"), first.is_primary("web")) == (2, True)
+    for host, workers in (("cmp3", 3), ("cmp1", 2), ("ctl2", 8)):
+        other = first.seen_from(host)
+        fresh = Resolver(decls, site.as_pillar(), host)
+        assert (other.host, other.value("workers"), other.is_primary("web")) == (host, workers, False)
+        assert other.containers("web") == fresh.containers("web")
+        assert other.address("tunnel") == fresh.address("tunnel")
+    assert first.value("workers") == 2
+
+
+# --- the master's processes live long ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch, site_data):
+    """A site's folder whose files are old enough to be trusted, with a formula of its own."""
+    shutil.copytree(FORMULA, tmp_path / "formula")
+    monkeypatch.setenv("KOLLA_SALT_FORMULA", str(tmp_path / "formula"))
+    monkeypatch.setenv("KOLLA_SALT_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr(sites, "_served", {})
+    monkeypatch.setattr(sites, "_SETTLED", -60)  # as if a minute had passed since the files were written
+    base = tmp_path / "site"
+    (base / "overrides/web/cmp1").mkdir(parents=True)
+    for name in ("globals", "topology", "passwords"):
+        (base / f"{name}.yml").write_text(yaml.safe_dump(site_data[name]))
+    (base / "overrides/web/cmp1/web.conf").write_text("[a]\n")
+    return base
+
+
+def test_a_second_pillar_reads_no_file_of_the_site(folder, counted):
+    loads = [counted(sites, "load"), counted(declarations, "load")]
+    for host in ("ctl1", "ctl2", "cmp1", "ctl1"):
+        assert sites.served(folder).pillar(host)["globals"]["internal_vip_address"] == "10.0.0.10"
+    assert [len(calls) for calls in loads] == [1, 1]
+
+
+def change_globals(folder):
+    (folder / "globals.yml").write_text("internal_vip_address: 10.0.0.99\n")
+
+
+def change_an_override_in_place_with_the_same_size_and_time(folder):
+    path = folder / "overrides/web/cmp1/web.conf"
+    stat = path.stat()
+    path.write_text("[z]\n")
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+
+def remove_an_override(folder):
+    (folder / "overrides/web/cmp1/web.conf").unlink()
+
+
+def add_an_override(folder):
+    (folder / "overrides/web.conf").write_text("[b]\n")
+
+
+def replace_the_topology(folder):
+    text = (folder / "topology.yml").read_text().replace("10.0.0.21", "10.0.0.22")
+    (folder / "new").write_text(text)
+    os.replace(folder / "new", folder / "topology.yml")
+
+
+def change_a_declaration(folder):
+    path = folder.parent / "formula/web/service.yaml"
+    data = yaml.safe_load(path.read_text())
+    data["secrets"] = ["other_password"]
+    path.write_text(yaml.safe_dump(data))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        change_globals,
+        change_an_override_in_place_with_the_same_size_and_time,
+        remove_an_override,
+        add_an_override,
+        replace_the_topology,
+        change_a_declaration,
+    ],
+)
+def test_whatever_changes_in_a_site_the_next_pillar_has_it(folder, change):
+    before = sites.served(folder).pillar("cmp1")
+    change(folder)
+    after = sites.served(folder).pillar("cmp1")
+    assert after != before
+    assert after == alone(sites.load(folder), declarations.load(), "cmp1")
+
+
+def test_a_file_that_was_written_this_very_moment_is_read_again(folder, monkeypatch, counted):
+    monkeypatch.setattr(sites, "_SETTLED", 60)
+    loads = counted(sites, "load")
+    sites.served(folder)
+    sites.served(folder)
+    assert len(loads) == 2
+
+
+def test_a_site_that_cannot_be_read_is_not_taken_from_memory(folder):
+    sites.served(folder)
+    (folder / "globals.yml").write_text("a: [")
+    for _ in range(2):
+        with pytest.raises(sites.SiteError, match="globals.yml"):
+            sites.served(folder)
+
+
+def test_an_unresolvable_option_is_an_error_for_every_host_of_the_kind(large, decls):
+    decls["web"]["secrets"] = [{"name": "other_password", "when": "nothing_of_that_name"}]
+    cloud = sites.Served(large(), decls)
+    for host in ("cmp1", "cmp2", "cmp1"):
+        with pytest.raises(ContextError, match="nothing_of_that_name"):
+            cloud.pillar(host)
