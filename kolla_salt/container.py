@@ -39,7 +39,19 @@ RESTART_POLICIES = ("no", "oneshot", "on-failure", "always", "unless-stopped")
 NANOSECONDS = 1_000_000_000
 DEFAULT_SHM_SIZES = (0, 67_108_864, 65_536_000)
 BEHAVIOUR = frozenset(
-    {"image", "config_dir", "ready", "reload", "reload_files", "ignore_files", "pull", "log_dir", "dimensions"}
+    {
+        "image",
+        "config_dir",
+        "ready",
+        "reload",
+        "reload_files",
+        "ignore_files",
+        "pull",
+        "log_dir",
+        "dimensions",
+        "guard",
+        "hold",
+    }  # fmt: skip
 )
 READY_KINDS = ("http", "tcp", "exec")
 
@@ -558,6 +570,8 @@ class Spec:
     ignore_files: frozenset[str] = frozenset()
     pull: str = "if-missing"
     log_dir: str | None = None
+    guard: str | None = None
+    hold: tuple[str, ...] = ()
 
     @property
     def stop_timeout(self) -> int:
@@ -650,6 +664,8 @@ def _behaviour(spec: dict[str, Any]) -> dict[str, Any]:
         "ignore_files": frozenset(_items(spec.get("ignore_files"))),
         "pull": pull,
         "log_dir": _text(spec.get("log_dir")),
+        "guard": _text(spec.get("guard")),
+        "hold": tuple(_items(spec.get("hold"))),
     }
 
 

@@ -78,6 +78,9 @@ CONTAINER_FIELDS: dict[str, tuple[tuple[type, ...], Any]] = {
     "directories": ((list,), []),
     "permissions": ((list,), []),
     "after": ((list,), []),
+    "rolling": ((int, str), 1),
+    "guard": ((str,), None),
+    "hold": ((list, str), []),
 }
 
 FILE_FIELDS: dict[str, tuple[tuple[type, ...], Any]] = {
@@ -111,6 +114,7 @@ BALANCER_FIELDS: dict[str, tuple[tuple[type, ...], Any]] = {
     "frontend": ((list, str), []),
     "backend": ((list, str), []),
     "when": ((bool, str), True),
+    "container": ((str,), None),
 }
 
 KEYSTONE_FIELDS = {
@@ -234,6 +238,11 @@ def normalise(name: str, data: Any) -> tuple[Declaration, list[str]]:
                                ("group", decl["group"]), ("external", balancer["mode"] == "http")):  # fmt: skip
             if balancer[field] is None:
                 balancer[field] = default
+        if balancer["container"] is None and entry in decl["containers"]:
+            balancer["container"] = entry
+        if balancer["container"] is not None and balancer["container"] not in decl["containers"]:
+            errors.append(f"{name}.load_balancer.{entry}.container: unknown '{balancer['container']}'"
+                          f"{nearest(balancer['container'], decl['containers'])}")  # fmt: skip
     for container, fields in list(decl["containers"].items()):
         decl["containers"][container] = _container(decl, container, fields, errors)
     for index, step in enumerate(decl["bootstrap"]):

@@ -103,9 +103,11 @@ def container_spec(
     check = healthcheck(resolver, fields["healthcheck"], names)
     if check:
         spec["healthcheck"] = check
-    for field in ("ready", "reload"):
+    for field in ("ready", "reload", "guard"):
         if fields[field]:
             spec[field] = resolver.evaluate(fields[field], names)
+    if held := resolver.strings(fields["hold"], names):
+        spec["hold"] = held
     changes = {name: entry["on_change"] for name, entry in fields["files"].items()}
     for key, action in (("reload_files", "reload"), ("ignore_files", "none")):
         listed = [name for name, on_change in changes.items() if on_change == action]
@@ -294,7 +296,7 @@ def _primary_states(
         if not resolver.test(step.get("when", True), step_names):
             continue
         spec = container_spec(resolver, service, step["container"], facts)
-        for field in ("healthcheck", "ready", "reload", "reload_files", "ignore_files", "config_dir"):
+        for field in ("healthcheck", "ready", "reload", "reload_files", "ignore_files", "config_dir", "guard", "hold"):
             spec.pop(field, None)
         spec["environment"].update(_environment(step.get("environment", {}), resolver, step_names))
         spec["volumes"] += resolver.strings(step.get("volumes", []), step_names)

@@ -7,7 +7,7 @@ decided here, host by host.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +18,17 @@ Requires = Mapping[str, Sequence[str]]
 def service_of(sls: str) -> str:
     """Return the service an SLS belongs to: the folder it lies in."""
     return sls.split(".", 1)[0]
+
+
+#: host -> the SLS that a run is restricted to there; None: all of them
+Only = Mapping[str, Collection[str] | None]
+
+
+def within(only: Only | None, host: str, sls: str) -> bool:
+    """Return whether a run that is restricted to ``only`` (None: it is not) applies ``sls`` on ``host``."""
+    if only is None:
+        return True
+    return host in only and (only[host] is None or sls in only[host])
 
 
 def needed_by(service: str, requires: Requires) -> set[str]:
@@ -84,6 +95,105 @@ def matters_to_others(change: Mapping[str, Any]) -> bool:
     return True
 
 
+#: What a run does to a container that clients may notice. A reload is among them: a configuration that does not work
+#: must not reach the next host.
+_DISTURBING = {"recreated", "restarted", "reloaded", "removed"}
+#: Of these, what interrupts it.
+_STOPPING = {"recreated", "restarted", "removed"}
+
+#: host -> container -> what the dry run says will be done to it
+Disturbed = Mapping[str, Mapping[str, str]]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How many hosts may have a container disturbed at once.
+
+    Attributes:
+        service: that declares the container.
+        limit: hosts at once; 0 for all.
+    """
+
+    service: str
+    limit: int
+
+
+def disturbed(changes: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """Return the containers that clients may notice being changed on one host -> what will be done to them.
+
+    Args:
+        changes: ``id``, ``function`` and ``changes`` of states, as a dry run reports them.
+    """
+    found: dict[str, str] = {}
+    for change in changes:
+        if change["function"] == "kolla_container.absent":
+            action = "removed" if (change["changes"].get("state") or {}).get("old") == "running" else ""
+        elif change["function"] == "kolla_container.running":
+            action = str((change["changes"].get("state") or {}).get("new"))
+        else:
+            continue
+        if action in _DISTURBING:
+            found[change["id"]] = action
+    return found
+
+
+def interrupted(containers: Mapping[str, str]) -> list[str]:
+    """Return those of one host's :func:`disturbed` containers that will be stopped for a while."""
+    return [name for name, action in containers.items() if action in _STOPPING]
+
+
+def hosts_at_once(declared: int | str, hosts: int) -> int:
+    """Return how many of ``hosts`` hosts a container's field ``rolling`` lets a run change at once; 0: all.
+
+    Args:
+        declared: a number, or a part such as ``25%``, of which at least one host comes.
+        hosts: how many the container is placed on.
+    """
+    text = str(declared).strip()
+    if text.endswith("%"):
+        return max(1, hosts * int(text[:-1]) // 100)
+    return int(text)
+
+
+def rules(resolver: Any, services: Iterable[str]) -> dict[str, Rule]:
+    """Return for each container of ``services`` how many hosts may have it disturbed at once."""
+    found: dict[str, Rule] = {}
+    for service in services:
+        decl = resolver.declarations.get(service)
+        for name, fields in (decl["containers"] if decl else {}).items():
+            declared = resolver.evaluate(fields["rolling"], resolver.names(service, container=name))
+            found[name] = Rule(service, hosts_at_once(declared, len(resolver.hosts(fields["group"]))))
+    return found
+
+
+def batches(
+    hosts: Sequence[str], services: Iterable[str], planned: Disturbed, limits: Mapping[str, Rule]
+) -> list[list[str]]:
+    """Return ``hosts`` in groups that may be changed at once: one after the other where a container asks for it.
+
+    Args:
+        hosts: in the order in which they shall come.
+        services: what will be applied on them.
+        planned: see :func:`disturbed`.
+        limits: see :func:`rules`.
+    """
+    names = set(services)
+    result: list[tuple[list[str], dict[str, int]]] = []
+    for host in hosts:
+        counted = [
+            name for name in planned.get(host, ())
+            if name in limits and limits[name].service in names and limits[name].limit
+        ]  # fmt: skip
+        fits = (item for item in result if all(item[1].get(name, 0) < limits[name].limit for name in counted))
+        members, used = next(fits, ([], {}))
+        if not members:
+            result.append((members, used))
+        members.append(host)
+        for name in counted:
+            used[name] = used.get(name, 0) + 1
+    return [members for members, _ in result]
+
+
 def to_do(
     predicted: Mapping[str, Iterable[str]],
     requires: Requires,
@@ -117,6 +227,10 @@ class Progress:
     todo: set[str] | None = None
     #: host -> services that have something there; None: not known
     placed: Mapping[str, set[str]] | None = None
+    #: as in :func:`within`
+    only: Only | None = None
+    planned: Disturbed = field(default_factory=dict)
+    limits: Mapping[str, Rule] = field(default_factory=dict)
 
     def fail(self, service: str, host: str) -> None:
         """Note that ``service`` failed on ``host``."""
@@ -144,6 +258,44 @@ class Progress:
                     return f"it requires {other}, which failed on {where}"
         return ""
 
+    def batches(self, hosts: Sequence[str], sls: Iterable[str]) -> list[list[str]]:
+        """Return ``hosts`` of a job in the groups in which it is to be done."""
+        return batches(hosts, [service_of(name) for name in sls], self.planned, self.limits)
+
+    def going_on(
+        self, batch: Sequence[str], sls: Sequence[str], earlier: Iterable[str], left_out: dict[str, dict[str, str]]
+    ) -> list[tuple[list[str], list[str]]]:
+        """Return the jobs of one batch, as ``(hosts, sls)``, after what happened on ``earlier`` hosts of the step.
+
+        A service that is changed one host after the other, and failed on one of them, stays as it is on the next ones;
+        that is added to ``left_out`` (``{service: {host: why}}``).
+        """
+        before = list(earlier)
+        jobs: dict[tuple[str, ...], list[str]] = {}
+        for host in batch:
+            names = []
+            for name in sls:
+                service = service_of(name)
+                trouble = self._rolling_stopped(service, host, before)
+                if trouble:
+                    left_out.setdefault(service, {})[host] = trouble
+                else:
+                    names.append(name)
+            if names:
+                jobs.setdefault(tuple(names), []).append(host)
+        return [(hosts, list(names)) for names, hosts in jobs.items()]
+
+    def _rolling_stopped(self, service: str, host: str, earlier: Sequence[str]) -> str:
+        mine = [name for name in self.planned.get(host, ()) if name in self.limits]
+        if not any(self.limits[name].service == service and self.limits[name].limit for name in mine):
+            return ""
+        for other in earlier:
+            if (service, other) in self.failed:
+                return f"it failed on {other}, and is changed one host after the other"
+            if other in self.unknown:
+                return f"{other} was lost in this step, and it is changed one host after the other"
+        return ""
+
     def targets(self, step: Step) -> tuple[list[tuple[list[str], list[str]]], dict[str, dict[str, str]]]:
         """Return the jobs that ``step`` comes to, and what is left out of it.
 
@@ -156,7 +308,7 @@ class Progress:
             names: list[str] = []
             for sls in step["sls"]:
                 service = service_of(sls)
-                if self.todo is not None and service not in self.todo:
+                if self.todo is not None and service not in self.todo or not within(self.only, host, sls):
                     continue
                 if self.placed is not None and service not in self.placed.get(host, ()):
                     continue

@@ -34,6 +34,8 @@ STAMPS = paths.STATE_DIR / "stamps"
 UNITS = Path("/etc/systemd/system")
 LOG_LINES = 20
 READY_TIMEOUT = 120.0
+#: Seconds that a container's guard may speak against stopping it before the run gives up.
+GUARD_TIMEOUT = 120
 RUN_TIMEOUT = 600.0
 # A service may end once because something it needs is a moment late; more often than this is a loop.
 RESTARTS_ALLOWED = 3
@@ -401,6 +403,10 @@ def _perform(verdict: _Verdict) -> None:
     spec, engine = verdict.spec, _engine()
     # Taken before the start: what is written meanwhile was perhaps not read.
     files = _container.digest(spec.config_dir) if spec.config_dir else {}
+    interrupts = verdict.action in ("restart", "recreate") and _container.state_of(verdict.inspect) == "running"
+    if interrupts and spec.guard:
+        await_permission(spec.name, spec.guard)
+    held = _hold(spec.hold) if interrupts else []
     try:
         if verdict.unit:
             _release_from_systemd(verdict.unit)
@@ -421,8 +427,49 @@ def _perform(verdict: _Verdict) -> None:
         inspect = engine.inspect(spec.name)
     except EngineError as error:
         raise _failure(error, f"container {spec.name}") from error
+    for name in held:
+        start(name)
     if inspect and spec.config_dir:
         _stamp_container(spec, inspect, files)
+
+
+def _hold(names: Iterable[str]) -> list[str]:
+    """Stop those of the containers that run; return them, for starting them again."""
+    running = [name for name in names if state(name) == "running"]
+    if running:
+        stop_many(running)
+    return running
+
+
+def await_permission(name: str, guard: str, timeout: float = GUARD_TIMEOUT) -> float:
+    """Wait until nothing speaks against stopping a container.
+
+    :param name: the container
+    :param guard: execution function that returns what speaks against it, as sentences; none: it may be stopped
+    :param timeout: seconds to wait
+    :returns: seconds it took
+    :raises CommandExecutionError: something still speaks against it; the container goes on as it is
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt node1 kolla_container.await_permission rabbitmq kolla_rabbitmq.stop_obstacles timeout=10
+    """
+    if guard not in __salt__:
+        raise CommandExecutionError(
+            f"stopping container {name}: its guard {guard} is no execution function of this minion; "
+            "install the same version of kolla-salt on master and minions"
+        )
+    began = time.monotonic()
+    while obstacles := __salt__[guard]():
+        if time.monotonic() - began > timeout:
+            raise CommandExecutionError(
+                f"stopping container {name}: after {timeout:g} s it still must not be stopped, and goes on running:\n  "
+                + "\n  ".join(obstacles)
+            )
+        time.sleep(0.5)
+    return round(time.monotonic() - began, 2)
 
 
 def _update_options(verdict: _Verdict) -> dict[str, Any]:

@@ -315,6 +315,37 @@ def quorum_critical() -> list[str]:
         return _broker().quorum_critical()
 
 
+def stop_obstacles() -> list[str]:
+    """Return why the member on this host must not be stopped now, as sentences; empty: it may be.
+
+    A member that does not answer holds nothing up. Else all others have to run, and no queue may lose its majority.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt node1 kolla_rabbitmq.stop_obstacles
+    """
+    with _errors():
+        members = _resolver().hosts("rabbitmq")
+        try:
+            client = _broker()
+            client.timeout = 0
+            nodes = client.status()["nodes"]
+            critical = client.quorum_critical() if len(members) > 1 else []
+        except broker.Unreachable:
+            return []
+    missing = len(members) - sum(1 for node in nodes.values() if node["running"])
+    silent = [name for name, node in nodes.items() if not node["running"]]
+    found = [f"{name} does not run, so the queues have no other member to spare" for name in silent]
+    if missing > len(silent):
+        found.append(f"the cluster has {len(nodes)} members, the group rabbitmq has {len(members)} hosts")
+    if critical:
+        shown = ", ".join(critical[:5]) + (f" and {len(critical) - 5} more" if len(critical) > 5 else "")
+        found.append(f"without this member {shown} would lose their majority")
+    return found
+
+
 def wait(timeout: float = TIMEOUT) -> dict[str, Any]:
     """Wait until RabbitMQ's management interface answers and return :func:`status`.
 

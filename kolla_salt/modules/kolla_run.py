@@ -6,6 +6,7 @@ as long as the run. They are not meant for minions.
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,23 @@ import salt.config
 import salt.utils.event
 from salt.exceptions import CommandExecutionError
 
-from kolla_salt import __version__, declarations, freshness, outcome, runs
+from kolla_salt import __version__, declarations, freshness, haproxy, outcome, runs
 from kolla_salt import site as sites
 from kolla_salt.context import Resolver
-from kolla_salt.steps import Progress, matters_to_others, placement, service_of, sls_by_host, to_do
+from kolla_salt.declarations import write_atomically
+from kolla_salt.steps import (
+    Only,
+    Progress,
+    disturbed,
+    interrupted,
+    matters_to_others,
+    placement,
+    rules,
+    service_of,
+    sls_by_host,
+    to_do,
+    within,
+)
 
 __virtualname__ = "kolla_run"
 _KEY = "kolla_salt.run"
@@ -111,7 +125,8 @@ def begin(verb: str, steps: Any, run_id: str = "", every: bool = False, hosts: A
     :param steps: the steps of ``kolla.plan``; a text is the error that came in their place.
     :param run_id: name of the record; made from the time when empty.
     :param every: apply every step, also those in which the dry run sees nothing to do.
-    :param hosts: restrict the run to these hosts (list).
+    :param hosts: restrict the run to these hosts: a list, or host -> list of SLS to which it is restricted there (null:
+        all of them).
     :returns: ``run``, ``unknown`` (hosts without an answer), ``predicted`` (host -> service -> number of changes).
     :raises CommandExecutionError: no plan, no host answers, versions differ, or a host cannot render its states.
 
@@ -130,9 +145,9 @@ def begin(verb: str, steps: Any, run_id: str = "", every: bool = False, hosts: A
         )
     directory = site_directory()
     site, decls = sites.load(directory), declarations.load()
-    if hosts:
-        steps = [{**step, "minions": [name for name in step["minions"] if name in hosts]} for step in steps]
-        steps = [step for step in steps if step["minions"]]
+    only: Only | None = (dict(hosts) if isinstance(hosts, dict) else dict.fromkeys(hosts)) if hosts else None
+    steps = [{**step, "minions": [name for name in step["minions"] if only is None or name in only]} for step in steps]
+    steps = [step for step in steps if step["minions"]]
     if not steps:
         raise CommandExecutionError(
             f"planning {verb}: no enabled service is placed on "
@@ -144,6 +159,8 @@ def begin(verb: str, steps: Any, run_id: str = "", every: bool = False, hosts: A
         requires={name: decls[name]["requires"] for name in decls},
         primaries={name: resolver.service_hosts(name)[0] for name in services if name in decls},
         placed=placement(resolver, services),
+        only=only,
+        limits=rules(resolver, services),
     )
     record = runs.create(
         verb,
@@ -162,8 +179,12 @@ def begin(verb: str, steps: Any, run_id: str = "", every: bool = False, hosts: A
         "images": {},
         "result": "ok",
         "seconds": {},
+        "balancers": _balanced_by(resolver),
+        "entries": _entries(resolver),
     }
     wanted = sls_by_host(steps, progress.placed)
+    wanted = {host: [name for name in names if within(only, host, name)] for host, names in wanted.items()}
+    wanted = {host: names for host, names in wanted.items() if names}
     _fire("begun", {"run": record.id, "verb": verb, "steps": [_short(step) for step in steps], "hosts": list(wanted)})
     started = time.time()
     answers = _ask(list(wanted), "test.ping", timeout=3)
@@ -185,6 +206,8 @@ def begin(verb: str, steps: Any, run_id: str = "", every: bool = False, hosts: A
     progress.unknown |= set(present) - set(surveys)
     predicted = _read_surveys(run, surveys)
     run["predicted"] = predicted
+    progress.planned = {host: disturbed(said["ret"]["states"]) for host, said in surveys.items()}
+    _put_in_left_behind(run)
     if not every:
         spreading = {
             service_of(state["sls"])
@@ -211,6 +234,24 @@ def begin(verb: str, steps: Any, run_id: str = "", every: bool = False, hosts: A
     }
     _fire("surveyed", result)
     return result
+
+
+def _balanced_by(resolver: Resolver) -> list[str]:
+    """Return the hosts whose load balancer decides who gets requests."""
+    if not resolver.enabled("loadbalancer") or not resolver.value("enable_haproxy"):
+        return []
+    return resolver.hosts("loadbalancer")
+
+
+def _entries(resolver: Resolver) -> dict[str, list[dict[str, Any]]]:
+    """Return container -> load-balancer entries that it answers, where there is more than one member to answer them."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for entry in resolver.catalogue["load_balancer"]:
+        if entry["container"] and len(entry["members"]) > 1:
+            found.setdefault(entry["container"], []).append(
+                {key: entry[key] for key in ("entry", "service", "active_passive")}
+            )
+    return found
 
 
 def _read_surveys(run: dict[str, Any], surveys: dict[str, Any]) -> dict[str, dict[str, list[str]]]:
@@ -331,36 +372,15 @@ def apply(step: dict[str, Any]) -> dict[str, Any]:
             },
         )
     for names, sls in jobs:
-        mark = {
-            "id": step["id"],
-            "wave": step["wave"],
-            "role": step["role"],
-            "run": run["record"].id,
-            "services": list(dict.fromkeys(service_of(name) for name in sls)),
-        }
-        answers = _states(names, sls, {"kolla_step": mark})
-        for host in names:
-            returned = answers.get(host)
-            if returned is None:
-                progress.unknown.add(host)
-                hosts[host] = {"result": None, "seconds": 0.0, "changed": [], "failed": [], "slowest": []}
-                continue
-            found = outcome.read(host, returned)
-            returns[host] = returned
-            for failure in found.failed:
-                for service in [service_of(failure.sls)] if failure.sls else [service_of(name) for name in sls]:
-                    progress.fail(service, host)
-            hosts[host] = {
-                "result": found.result,
-                "total": found.total,
-                "seconds": round(found.seconds, 3),
-                "changed": [
-                    {"id": c.id, "function": c.function, "changes": outcome.cut(c.changes, 2000)} for c in found.changed
-                ],
-                "failed": [vars(failure) for failure in found.failed],
-                "skipped": found.skipped,
-                "slowest": found.slowest,
-            }
+        earlier: list[str] = []
+        for batch in progress.batches(names, sls):
+            for some, names_of in progress.going_on(batch, sls, earlier, left_out):
+                out = {} if __opts__.get("test") else _take_out(run, some, names_of)
+                applied, answers = _apply_on(run, step, some, names_of)
+                hosts |= applied
+                returns |= answers
+                _put_in(run, out, hosts)
+            earlier += batch
     ok = not left_out and all(host["result"] is True for host in hosts.values())
     if not ok:
         run["result"] = (
@@ -381,6 +401,113 @@ def apply(step: dict[str, Any]) -> dict[str, Any]:
         run["record"].append_step(report)
         _fire("step", {"run": run["record"].id, "state": "ended", **_coarse(report)})
     return {**report, "state": _as_state(report, returns)}
+
+
+def _apply_on(
+    run: dict[str, Any], step: dict[str, Any], names: list[str], sls: list[str]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Apply ``sls`` on ``names`` in one job: host -> what came of it, and host -> the return itself."""
+    progress: Progress = run["progress"]
+    mark = {
+        "id": step["id"],
+        "wave": step["wave"],
+        "role": step["role"],
+        "run": run["record"].id,
+        "services": list(dict.fromkeys(service_of(name) for name in sls)),
+    }
+    answers = _states(names, sls, {"kolla_step": mark})
+    hosts: dict[str, Any] = {}
+    for host in names:
+        returned = answers.get(host)
+        if returned is None:
+            progress.unknown.add(host)
+            hosts[host] = {"result": None, "seconds": 0.0, "changed": [], "failed": [], "slowest": []}
+            continue
+        found = outcome.read(host, returned)
+        for failure in found.failed:
+            for service in [service_of(failure.sls)] if failure.sls else [service_of(name) for name in sls]:
+                progress.fail(service, host)
+        hosts[host] = {
+            "result": found.result,
+            "total": found.total,
+            "seconds": round(found.seconds, 3),
+            "changed": [
+                {"id": c.id, "function": c.function, "changes": outcome.cut(c.changes, 2000)} for c in found.changed
+            ],
+            "failed": [vars(failure) for failure in found.failed],
+            "skipped": found.skipped,
+            "slowest": found.slowest,
+        }
+    return hosts, answers
+
+
+# --- servers that are out of the load balancer while their containers are away ----------------------------------------
+
+
+def _out_file() -> Path:
+    """Return the file that names the servers which a run has taken out: another run puts in what it left behind."""
+    return records_root() / "taken-out.json"
+
+
+def _balancers(run: dict[str, Any]) -> list[str]:
+    return [host for host in run["balancers"] if host not in run["progress"].unknown]
+
+
+def _take_out(run: dict[str, Any], names: list[str], sls: list[str]) -> dict[str, str]:
+    """Take the servers whose containers are about to be interrupted out of all load balancers; return them."""
+    progress: Progress = run["progress"]
+    services = {service_of(name) for name in sls}
+    targets = {
+        f"{haproxy.backend(entry['entry'])}/{host}": "maint" if entry["active_passive"] else "drain"
+        for host in names
+        for container in interrupted(progress.planned.get(host, {}))
+        for entry in run["entries"].get(container, ())
+        if entry["service"] in services
+    }
+    balancers = _balancers(run)
+    if not targets or len(balancers) == 0:
+        return {}
+    write_atomically(_out_file(), json.dumps(targets).encode())
+    _ask(balancers, "kolla_haproxy.drain", targets=targets)
+    return targets
+
+
+def _put_in(run: dict[str, Any], out: dict[str, str], hosts: dict[str, Any]) -> None:
+    """Put servers in again; one that the load balancers do not find well makes its service fail on its host."""
+    if not out:
+        return
+    balancers = _balancers(run)
+    for said in _ask(balancers, "kolla_haproxy.ready", targets=list(out)).values():
+        down = said["ret"].get("down", {}) if isinstance(said["ret"], dict) else {}
+        for target, status in down.items():
+            host = target.partition("/")[2]
+            service = next(
+                entry["service"]
+                for entries in run["entries"].values()
+                for entry in entries
+                if haproxy.backend(entry["entry"]) == target.partition("/")[0]
+            )
+            if host not in hosts or (service, host) in run["progress"].failed or host in run["progress"].unknown:
+                continue
+            run["progress"].fail(service, host)
+            failure = outcome.Failure(
+                host, target, service, "kolla_haproxy.ready",
+                f"HAProxy's checks of {target} say '{status}' after a minute, expected UP; "
+                f"`salt {host} kolla_haproxy.servers` shows what it sees, the other hosts of the group were left alone",
+            )  # fmt: skip
+            hosts[host]["result"] = False
+            hosts[host]["failed"].append(vars(failure))
+    _out_file().unlink(missing_ok=True)
+
+
+def _put_in_left_behind(run: dict[str, Any]) -> None:
+    """Put in again what a run that was killed has taken out."""
+    try:
+        left = json.loads(_out_file().read_text())
+    except (FileNotFoundError, ValueError):
+        return
+    _ask(_balancers(run), "kolla_haproxy.ready", targets=list(left))
+    _out_file().unlink(missing_ok=True)
 
 
 def _as_state(report: dict[str, Any], returns: dict[str, Any]) -> dict[str, Any]:

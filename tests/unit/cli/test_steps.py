@@ -1,5 +1,7 @@
 """What of a plan is still to be done."""
 
+import pytest
+
 from kolla_salt import steps
 
 REQUIRES = {"store": [], "side": [], "middle": ["store"], "top": ["middle"], "edge": ["store"]}
@@ -105,3 +107,73 @@ def test_a_host_takes_part_only_in_what_is_placed_on_it():
     jobs, left_out = progress(placed=placed).targets(step(["middle", "edge"], ["c1", "k1", "k2"]))
     assert (jobs, left_out) == ([(["c1"], ["middle"]), (["k1"], ["edge"])], {})
     assert steps.sls_by_host([step(["middle", "edge"], ["c1", "k1"])], placed) == {"c1": ["middle"], "k1": ["edge"]}
+
+
+# --- one host after the other -----------------------------------------------------------------------------------------
+
+RESTART = {"function": "kolla_container.running", "changes": {"state": {"old": "running", "new": "restarted"}}}
+LIMITS = {"api": steps.Rule("web", 1), "agent": steps.Rule("net", 2), "cron": steps.Rule("common", 0)}
+
+
+def test_only_what_clients_may_notice_counts_as_disturbed():
+    def state(container, new, function="kolla_container.running", old="running"):
+        return {"id": container, "function": function, "changes": {"state": {"old": old, "new": new}}}
+
+    found = steps.disturbed(
+        [
+            state("a", "restarted"),
+            state("b", "created", old="absent"),
+            state("c", "reloaded"),
+            state("d", "recreated"),
+            state("e", "started", old="exited"),
+            state("f", "absent", "kolla_container.absent"),
+            state("g", "absent", "kolla_container.absent", old="exited"),
+            {"id": "h/file", "function": "kolla_config.managed", "changes": {"content": {"old": 1, "new": 2}}},
+            state("i", "updated"),
+        ]
+    )
+    assert found == {"a": "restarted", "c": "reloaded", "d": "recreated", "f": "removed"}
+    assert steps.interrupted(found) == ["a", "d", "f"]
+
+
+@pytest.mark.parametrize(
+    ("declared", "hosts", "expected"), [(1, 9, 1), (0, 9, 0), ("25%", 9, 2), ("25%", 3, 1), ("3", 9, 3), ("100%", 9, 9)]
+)
+def test_hosts_at_once_is_a_number_or_a_part(declared, hosts, expected):
+    assert steps.hosts_at_once(declared, hosts) == expected
+
+
+def test_hosts_that_disturb_the_same_container_come_one_after_the_other():
+    planned = {host: {"api": "restarted"} for host in ("h1", "h2", "h3")}
+    assert steps.batches(["h1", "h2", "h3"], ["web"], planned, LIMITS) == [["h1"], ["h2"], ["h3"]]
+
+
+def test_as_many_at_once_as_the_container_allows():
+    planned = {host: {"agent": "restarted", "cron": "restarted"} for host in ("h1", "h2", "h3")}
+    assert steps.batches(["h1", "h2", "h3"], ["net", "common"], planned, LIMITS) == [["h1", "h2"], ["h3"]]
+
+
+def test_hosts_that_disturb_nothing_or_other_things_share_a_batch():
+    planned = {"h1": {"api": "restarted"}, "h2": {"agent": "reloaded"}, "h3": {"cron": "restarted"}}
+    assert steps.batches(["h1", "h2", "h3", "h4"], ["web", "net", "common"], planned, LIMITS) == [
+        ["h1", "h2", "h3", "h4"]
+    ]
+    both = {"h1": {"api": "restarted"}, "h2": {"api": "restarted"}}
+    # Not in a step without that service.
+    assert steps.batches(["h1", "h2"], ["net"], both, LIMITS) == [["h1", "h2"]]
+
+
+def test_a_failure_keeps_the_next_hosts_as_they_are():
+    found = progress(planned={host: {"api": "restarted"} for host in ("h1", "h2", "h3")}, limits=LIMITS)
+    left_out = {}
+    assert found.going_on(["h1"], ["web", "net"], [], left_out) == [(["h1"], ["web", "net"])]
+    found.fail("web", "h1")
+    assert found.going_on(["h2"], ["web", "net"], ["h1"], left_out) == [(["h2"], ["net"])]
+    assert left_out == {"web": {"h2": "it failed on h1, and is changed one host after the other"}}
+
+
+def test_a_host_lost_on_the_way_stops_a_rolling_change_but_not_the_rest():
+    found = progress(planned={"h2": {"api": "restarted"}}, limits=LIMITS, unknown={"h1"})
+    left_out = {}
+    assert found.going_on(["h2", "h3"], ["web"], ["h1"], left_out) == [(["h3"], ["web"])]
+    assert list(left_out["web"]) == ["h2"]
