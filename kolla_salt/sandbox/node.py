@@ -204,11 +204,13 @@ def launch(paths: Paths, node: Node, base: Path, venv: Path) -> Running:
         "KS_WORK": str(directory / "work"),
         "KS_DOCKER": str(directory / "docker"),
         "KS_RUN": str(directory / "run"),
+        "KS_SHARED": str(paths.shared),
         "KS_CGROUP_DIRS": " ".join(str(group) for group in groups),
         "KS_CGROUP1": " ".join(f"{name}={options}" for name, options, _ in cgroups.v1),
         "KS_CGROUP2_ROOT": str(groups[-1]) if cgroups.pure_v2 else "",
         "KS_CGROUP_UNIFIED": "yes" if cgroups.v1 and cgroups.v2 else "",
     }
+    (paths.shared / "glance").mkdir(parents=True, exist_ok=True)
     log = directory / "start.log"
     command = ["/bin/sh", str(HERE / "start-node.sh"), "group", MARK, str(paths.state), node.name, build_digest(base)]
     doing = f"start node {node.name}"

@@ -52,6 +52,11 @@ class Paths:
         return self.state / "meta"
 
     @property
+    def shared(self) -> Path:
+        """The folder that all nodes see."""
+        return self.state / "shared"
+
+    @property
     def cgroup(self) -> str:
         """The control group of the nodes: control groups are one name space for the whole machine."""
         if str(self.state) == STATE_DIR:

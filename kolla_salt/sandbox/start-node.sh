@@ -35,6 +35,9 @@ mount -t overlay overlay -o "lowerdir=$KS_BASE,upperdir=$KS_UPPER,workdir=$KS_WO
 mkdir -p "$root/var/lib/docker" "$root/lib/modules" "$root/opt/kolla-salt"
 # The engine's data must not lie on an overlay itself: overlays of overlays are refused as upper directories.
 mount --bind "$KS_DOCKER" "$root/var/lib/docker"
+# What all nodes share, as servers would share a folder of an NFS server.
+mkdir -p "$root/srv/shared"
+mount --bind "$KS_SHARED" "$root/srv/shared"
 if [ -d /lib/modules ]; then
     mount --bind /lib/modules "$root/lib/modules"
     mount -o remount,bind,ro "$root/lib/modules"

@@ -100,8 +100,13 @@ def topology(count: int) -> dict[str, Any]:
     return {"networks": networks, "hosts": hosts, "groups": layout(count)}
 
 
+#: Where every node sees the folder that all nodes share.
+NODE_SHARED = "/srv/shared"
+
+
 def globals_for(count: int) -> dict[str, Any]:
     """Return the content of globals.yml for ``count`` nodes: Kolla-Ansible's option names, sizes for one machine."""
+    several = len(layout(count)["control"]) > 1
     return {
         "openstack_release": "2026.1",
         "base_distro": "debian",
@@ -118,6 +123,8 @@ def globals_for(count: int) -> dict[str, Any]:
         # Emulation works on every machine, nested virtualisation does not.
         "nova_compute_virt_type": "qemu",
         "haproxy_max_connections": 4000,
+        # With images on shared storage, every controller can serve them.
+        **({"glance_file_datadir_volume": f"{NODE_SHARED}/glance"} if several else {}),
         "openstack_service_workers": 1 if count > 2 else 2,
         "openstack_service_rpc_workers": 1,
         "keepalived_virtual_router_id": "51",
