@@ -125,6 +125,8 @@ def globals_for(count: int) -> dict[str, Any]:
         "haproxy_max_connections": 4000,
         # With images on shared storage, every controller can serve them.
         **({"glance_file_datadir_volume": f"{NODE_SHARED}/glance"} if several else {}),
+        # The engines' health checks of a hundred containers would take a third of a processor.
+        **({"default_container_healthcheck_interval": 120} if several else {}),
         "openstack_service_workers": 1 if count > 2 else 2,
         "openstack_service_rpc_workers": 1,
         "keepalived_virtual_router_id": "51",
