@@ -65,7 +65,7 @@ def steps(resolver: Resolver, only: list[str] | None = None) -> list[dict[str, A
         result.append(
             {
                 **step,
-                "id": f"wave {number}: {shown} on {', '.join(primaries)}",
+                "id": f"wave {number}: {shown} on {_some(primaries)}",
                 "role": "primary",
                 "sls": list(services),
                 "minions": primaries,
@@ -75,7 +75,7 @@ def steps(resolver: Resolver, only: list[str] | None = None) -> list[dict[str, A
             result.append(
                 {
                     **step,
-                    "id": f"wave {number}: {shown} on {', '.join(rest)}",
+                    "id": f"wave {number}: {shown} on {_some(rest)}",
                     "role": "rest",
                     "sls": list(services),
                     "minions": rest,
@@ -96,6 +96,12 @@ def steps(resolver: Resolver, only: list[str] | None = None) -> list[dict[str, A
                 }
             )
     return result
+
+
+def _some(hosts: list[str], most: int = 8) -> str:
+    """Return the names of ``hosts``; a step's sentence goes into every event and record of it, so it stays a sentence."""
+    shown = hosts if len(hosts) <= most else [*hosts[: most - 1], f"{len(hosts) - most + 1} more"]
+    return ", ".join(shown)
 
 
 def _union(lists: list[list[str]]) -> list[str]:

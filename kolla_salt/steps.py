@@ -75,6 +75,27 @@ def sls_by_host(steps: Iterable[Step], placed: Mapping[str, set[str]] | None = N
     return {host: list(names) for host, names in result.items()}
 
 
+def told(wanted: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """Return what :func:`sls_by_host` gave in the form in which it is sent: SLS joined by commas -> hosts.
+
+    Salt sends every host the whole of it, and each sends it back with its answer. So what most hosts have is there
+    once, without their names; the answer for one host is :func:`own`.
+    """
+    alike: dict[str, list[str]] = {}
+    for host, names in wanted.items():
+        alike.setdefault(",".join(names), []).append(host)
+    most = max(alike, key=lambda names: len(alike[names]), default="")
+    return {names: [] if names == most else hosts for names, hosts in alike.items()}
+
+
+def own(said: Mapping[str, Sequence[str]], host: str) -> list[str]:
+    """Return the SLS of ``host`` out of what :func:`told` made."""
+    found = next((names for names, hosts in said.items() if host in hosts), None)
+    if found is None:
+        found = next((names for names, hosts in said.items() if not hosts), "")
+    return found.split(",") if found else []
+
+
 #: What a run may do to a container without its dependents finding anything else than before.
 _SAME_CONTAINER = {"reloaded", "restarted", "updated", "started", "adopted"}
 

@@ -118,13 +118,14 @@ def survey(
 ) -> tuple[dict[str, Any], list[str]]:
     """Do the dry run on all hosts in one job; return host -> report, and the hosts that did not answer."""
     from kolla_salt import plan as plans
-    from kolla_salt.steps import placement, service_of, sls_by_host
+    from kolla_salt.steps import placement, service_of, sls_by_host, told
 
     steps = plans.steps(cloud.resolver, services or None)
     placed = placement(cloud.resolver, {service_of(sls) for step in steps for sls in step["sls"]})
-    wanted = {host: names for host, names in sls_by_host(steps, placed).items() if host in hosts}
+    limit = set(hosts)
+    wanted = {host: names for host, names in sls_by_host(steps, placed).items() if host in limit}
     present, unknown = master.present(list(wanted))
-    reports = master.ask(present, "kolla_node.survey", sls=wanted)
+    reports = master.ask(present, "kolla_node.survey", sls=told(wanted))
     secrets = outcome.secrets_of(cloud.site.passwords)
     return outcome.scrub(reports, secrets), unknown + [host for host in present if host not in reports]
 

@@ -16,7 +16,7 @@ from salt.exceptions import CommandExecutionError
 from kolla_salt import __version__, outcome, paths, plan, runtime
 from kolla_salt.context import ContextError
 from kolla_salt.engine import SOCKETS, Engine
-from kolla_salt.steps import needed_by
+from kolla_salt.steps import needed_by, own
 
 __virtualname__ = "kolla_node"
 #: A return over 1 MB is cut by Salt; a host's dry run stays far below it.
@@ -55,7 +55,7 @@ def services() -> list[str]:
 def survey(sls: Any, images: bool = True) -> dict[str, Any]:
     """Return what a run would do on this host, all services in one dry run.
 
-    :param sls: names of the SLS files (list), or a mapping host -> names of which this host takes its own.
+    :param sls: names of the SLS files (list), or what :func:`kolla_salt.steps.told` makes of those of several hosts.
     :param images: also look which images are missing.
     :returns: ``version``; ``states``: what would change (``id``, ``sls``, ``function``, ``changes``, secrets masked);
         ``failed``: states that could not be predicted; ``errors``: why nothing could be rendered at all; ``total``;
@@ -68,7 +68,7 @@ def survey(sls: Any, images: bool = True) -> dict[str, Any]:
         salt node1 kolla_node.survey '[keystone, glance]'
     """
     if isinstance(sls, dict):
-        sls = sls.get(__opts__["id"], [])
+        sls = own(sls, __opts__["id"])
     report: dict[str, Any] = {
         "version": __version__,
         "states": [],
@@ -131,8 +131,7 @@ def missing_images() -> list[str]:
 def pull(images: Any = None, threads: int = 4, again: bool = False) -> dict[str, Any]:
     """Fetch images, several at once.
 
-    :param images: references (list), or a mapping host -> references of which this host takes its own; default: those
-        that are missing.
+    :param images: references (list); default: those that are missing.
     :param again: without `images`: also those that are there, since a tag may have moved.
     :param threads: how many at once; layers come one after the other within an image, so four keep a link busy.
     :returns: ``pulled`` (references) and ``failed`` (reference -> what the engine said).
@@ -143,8 +142,6 @@ def pull(images: Any = None, threads: int = 4, again: bool = False) -> dict[str,
 
         salt '*' kolla_node.pull
     """
-    if isinstance(images, dict):
-        images = images.get(__opts__["id"], [])
     if images is None:
         images = __salt__["kolla.images"]() if again else missing_images()
     wanted = list(images)

@@ -31,6 +31,7 @@ from kolla_salt.steps import (
     service_of,
     sls_by_host,
     to_do,
+    told,
     within,
 )
 
@@ -201,7 +202,7 @@ def begin(verb: str, steps: Any, run_id: str = "", every: bool = False, hosts: A
     if digest := freshness.stale(directory, records_root()):
         _ask(present, "saltutil.refresh_pillar", wait=True)
         freshness.mark(records_root(), digest)
-    surveys = _ask(present, "kolla_node.survey", sls=wanted)
+    surveys = _ask(present, "kolla_node.survey", sls=told(wanted))
     run["seconds"]["dry run"] = round(time.time() - started, 3)
     progress.unknown |= set(present) - set(surveys)
     predicted = _read_surveys(run, surveys)
@@ -304,14 +305,14 @@ def pull() -> dict[str, Any]:
         return {}
     started = time.time()
     _fire("step", {"run": run["record"].id, "id": "pull images", "state": "started", "hosts": list(missing)})
-    answers = _ask(list(missing), "kolla_node.pull", images=missing)
+    answers = _ask(list(missing), "kolla_node.pull")  # each knows what it lacks
     problems = []
     for host, images in missing.items():
         said = answers.get(host, {}).get("ret")
         if not isinstance(said, dict):
             problems.append(f"{host}: {outcome.last_words(str(said)) if said else 'no answer'}")
             continue
-        problems += [f"{host}: {image}: {said['failed'][image]}" for image in images if image in said["failed"]]
+        problems += [f"{host}: {image}: {why}" for image, why in said["failed"].items()]
     seconds = round(time.time() - started, 3)
     run["record"].append_step(
         {
