@@ -99,7 +99,7 @@ def steps(resolver: Resolver, only: list[str] | None = None) -> list[dict[str, A
 
 
 def _some(hosts: list[str], most: int = 8) -> str:
-    """Return the names of ``hosts``; a step's sentence goes into every event and record of it, so it stays a sentence."""
+    """Return the names of ``hosts``: in a sentence, since it goes into every event and record of the step."""
     shown = hosts if len(hosts) <= most else [*hosts[: most - 1], f"{len(hosts) - most + 1} more"]
     return ", ".join(shown)
 

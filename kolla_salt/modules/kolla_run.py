@@ -307,7 +307,7 @@ def pull() -> dict[str, Any]:
     _fire("step", {"run": run["record"].id, "id": "pull images", "state": "started", "hosts": list(missing)})
     answers = _ask(list(missing), "kolla_node.pull")  # each knows what it lacks
     problems = []
-    for host, images in missing.items():
+    for host in missing:
         said = answers.get(host, {}).get("ret")
         if not isinstance(said, dict):
             problems.append(f"{host}: {outcome.last_words(str(said)) if said else 'no answer'}")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+import json
 import os
 import shutil
 
 import pytest
 import yaml
 
-from kolla_salt import declarations
+from kolla_salt import declarations, plan, steps
 from kolla_salt import site as sites
 from kolla_salt.context import ContextError, Resolver
 from kolla_salt.site import Site
@@ -261,3 +262,30 @@ def test_an_unresolvable_option_is_an_error_for_every_host_of_the_kind(large, de
     for host in ("cmp1", "cmp2", "cmp1"):
         with pytest.raises(ContextError, match="nothing_of_that_name"):
             cloud.pillar(host)
+
+
+# --- what is sent and kept --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("computes", [3, 300])
+def test_what_every_host_is_sent_for_its_dry_run_does_not_grow_with_the_others(computes):
+    wanted = {"ctl1": ["kolla", "web", "web.finish"], "ctl2": ["kolla", "web"], "ctl3": ["kolla", "web"]}
+    wanted |= {f"cmp{number}": ["kolla", "agent"] for number in range(computes)}
+    said = steps.told(wanted)
+    assert len(json.dumps(said)) < 100
+    assert {host: steps.own(said, host) for host in wanted} == wanted
+
+
+def test_a_host_that_nothing_is_said_about_has_nothing_to_do():
+    assert steps.own(steps.told({}), "ctl1") == []
+
+
+@pytest.mark.parametrize("computes", [60, 240])
+def test_a_step_of_many_hosts_has_a_short_name_of_its_own(large, decls, computes):
+    site = large(computes)
+    found = plan.steps(Resolver(decls, site.as_pillar(), "ctl1"))
+    names = [step["id"] for step in found]
+    assert max(map(len, names)) < 120
+    assert len(set(names)) == len(names)
+    assert names[1].endswith(f"cmp6, {computes - 6} more")
+    assert len(found[1]["minions"]) == computes + 1
