@@ -124,7 +124,7 @@ def begin(verb: str, steps: Any, run_id: str = "", every: bool = False, hosts: A
 
     :param verb: what the run is called.
     :param steps: the steps of ``kolla.plan``; a text is the error that came in their place.
-    :param run_id: name of the record; made from the time when empty.
+    :param run_id: name of the record; made from the time when empty. One that was begun for this run is gone on with.
     :param every: apply every step, also those in which the dry run sees nothing to do.
     :param hosts: restrict the run to these hosts: a list, or host -> list of SLS to which it is restricted there (null:
         all of them).
@@ -139,7 +139,8 @@ def begin(verb: str, steps: Any, run_id: str = "", every: bool = False, hosts: A
     """
     if not isinstance(steps, list):
         raise CommandExecutionError(outcome.last_words(str(steps)))
-    if other := runs.running(records_root()):
+    other = runs.running(records_root())
+    if other and other["id"] != run_id:
         raise CommandExecutionError(
             f"beginning {verb}: the run {other['id']} of {other.get('who')} is going on (process {other.get('pid')}); "
             "expected none, since two runs would change the same hosts. Wait for its end"
@@ -163,14 +164,18 @@ def begin(verb: str, steps: Any, run_id: str = "", every: bool = False, hosts: A
         only=only,
         limits=rules(resolver, services),
     )
-    record = runs.create(
-        verb,
-        records_root(),
-        run_id=run_id,
-        site=directory,
-        site_digest=runs.digest(directory),
-        version=__version__,
-        jid=str(__opts__.get("jid", "")),
+    record = (
+        runs.load(run_id, records_root())
+        if other
+        else runs.create(
+            verb,
+            records_root(),
+            run_id=run_id,
+            site=directory,
+            site_digest=runs.digest(directory),
+            version=__version__,
+            jid=str(__opts__.get("jid", "")),
+        )
     )
     __context__[_KEY] = run = {
         "record": record,
