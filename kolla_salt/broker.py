@@ -215,6 +215,11 @@ class Broker:
         return sorted(f"{queue['virtual_host']}:{queue['name']}" for queue in queues if queue.get("name"))
 
 
+def member(host: str) -> str:
+    """Return the name of the cluster's member on ``host``, a name of the topology."""
+    return f"rabbit@{host.split('.')[0]}"
+
+
 def _matches(user: Mapping[str, Any], password: str) -> bool:
     """Say whether the stored hash is that of ``password``: four bytes of salt, then the hash of salt and password."""
     algorithm = _HASHES.get(str(user.get("hashing_algorithm")))

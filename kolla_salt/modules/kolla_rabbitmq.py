@@ -14,6 +14,7 @@ from kolla_salt.context import ContextError, Resolver, url_host
 
 __virtualname__ = "kolla_rabbitmq"
 
+CONTAINER = "rabbitmq"
 #: Seconds to wait for a broker that was just started.
 TIMEOUT = 120
 
@@ -344,6 +345,34 @@ def stop_obstacles() -> list[str]:
         shown = ", ".join(critical[:5]) + (f" and {len(critical) - 5} more" if len(critical) > 5 else "")
         found.append(f"without this member {shown} would lose their majority")
     return found
+
+
+def forget(host: str) -> bool:
+    """Let the cluster forget the member of a host that is gone for good, so that a new one of that name can join.
+
+    :param host: its name in the topology
+    :returns: whether the cluster knew it
+    :raises CommandExecutionError: the member runs, or RabbitMQ refuses
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt node1 kolla_rabbitmq.forget node2
+    """
+    name = broker.member(host)
+    with _errors():
+        nodes = _broker().status()["nodes"]
+    if name not in nodes:
+        return False
+    if nodes[name]["running"]:
+        raise CommandExecutionError(
+            f"forgetting RabbitMQ's member {name}: it runs, expected one that is gone; stop it first: "
+            f"salt {host} kolla_container.stop rabbitmq"
+        )
+    command = ["rabbitmqctl", "--quiet", "forget_cluster_node", name]
+    __salt__["kolla_container.exec"](CONTAINER, command, timeout=TIMEOUT)
+    return True
 
 
 def wait(timeout: float = TIMEOUT) -> dict[str, Any]:

@@ -33,6 +33,7 @@ class FakeRabbit:
         self.flags = {"old": ("enabled", "stable"), "new": ("disabled", "stable"), "odd": ("disabled", "experimental")}
         self.critical = []
         self.alarm = None
+        self.lost = []
         self.requests = []
         self.busy = 0
         fake = self
@@ -83,7 +84,8 @@ class FakeRabbit:
         if path == "/overview":
             return 200, {"cluster_name": "c", "rabbitmq_version": "4.0.5", "object_totals": {"queues": 7}}
         if path == "/nodes":
-            return 200, [{"name": "rabbit@node1", "running": True, "mem_alarm": True, "disk_free_alarm": False}]
+            lost = [{"name": name, "running": False} for name in self.lost]
+            return 200, [{"name": "rabbit@node1", "running": True, "mem_alarm": True, "disk_free_alarm": False}, *lost]
         if path.endswith("node-is-quorum-critical"):
             if self.critical:
                 return 503, {"status": "failed", "reason": "critical", "queues": self.critical}
@@ -220,6 +222,22 @@ def test_status_health_and_quorum(host, fake):
     fake.alarm, fake.critical = "memory", [{"name": "q", "virtual_host": "/"}]
     assert module.health() == {"alarms": "memory"}
     assert module.quorum_critical() == ["/:q"]
+
+
+def test_a_lost_member_is_forgotten_once_and_one_that_runs_never(host, fake, monkeypatch):
+    ran = []
+
+    def run(container, command, **options):
+        ran.append((container, command))
+        fake.lost.remove(command[-1])
+
+    monkeypatch.setattr(module, "__salt__", {"kolla_container.exec": run}, raising=False)
+    fake.lost = ["rabbit@node2"]
+    assert module.forget("node2.example.org") is True
+    assert module.forget("node2.example.org") is False
+    assert ran == [("rabbitmq", ["rabbitmqctl", "--quiet", "forget_cluster_node", "rabbit@node2"])]
+    with pytest.raises(CommandExecutionError, match="rabbit@node1: it runs, expected one that is gone"):
+        module.forget("node1")
 
 
 def test_a_prediction_does_not_need_a_broker(host, fake):
