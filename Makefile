@@ -7,7 +7,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help sandbox test test-unit lint clean-sandbox venv benchmarks
+.PHONY: help sandbox test test-unit test-ha chaos lint clean-sandbox venv benchmarks
 
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile | head -3
@@ -30,10 +30,18 @@ lint: venv
 	$(BIN)/salt-lint orch/*.sls $$(find salt -name '*.sls' -not -path 'salt/orch/*')
 
 test-unit: venv
-	$(BIN)/pytest -q -m "not engine and not cloud"
+	$(BIN)/pytest -q -m "not engine and not cloud and not ha"
 
 test: venv
 	bash scripts/test.sh
 
 benchmarks: venv
 	$(BIN)/python -m benchmarks.run
+
+# One of each failure on a sandbox of three controllers; ARGS goes to pytest, e.g. ARGS='-k partition'.
+test-ha: venv
+	bash scripts/test-ha.sh $(ARGS)
+
+# The same failures again and again, into benchmarks/results/ha.*; e.g. ARGS='--only databases --times 20'.
+chaos: venv
+	$(BIN)/python -m benchmarks.chaos $(ARGS)
