@@ -14,7 +14,7 @@ part() {
     shift
     printf '== %s\n' "$name"
     if "$@" >"$logs/$name.log" 2>&1; then
-        printf '   %s: ok, %d s%s\n' "$name" $((SECONDS - start)) "$(tail -n 1 "$logs/$name.log" | sed -n 's/^.*\([0-9][0-9]* passed.*\)$/, \1/p')"
+        printf '   %s: ok, %d s%s\n' "$name" $((SECONDS - start)) "$(tail -n 1 "$logs/$name.log" | sed -n 's/^\(.*[^0-9]\)\{0,1\}\([0-9][0-9]* passed.*\)$/, \2/p')"
         return 0
     fi
     failed+=("$name")
