@@ -3,6 +3,7 @@
     <root>/<id>/run.json       who, when, what, with which site and version, and how it ended
     <root>/<id>/plan.json      the steps and the changes that were predicted before anything was done
     <root>/<id>/steps.jsonl    one line per finished step: hosts, results, seconds, failures, slowest states
+    <root>/<id>/availability.json   who did not answer meanwhile, if containers were touched (kolla_salt.availability)
 
 Nothing here knows Salt. Callers pass data that is already free of secrets (see :func:`kolla_salt.outcome.scrub`).
 """
@@ -50,6 +51,17 @@ class Run:
     def write_plan(self, plan: Any) -> None:
         """Store what the run was about to do."""
         _write(self.folder / "plan.json", plan)
+
+    def write_availability(self, receipt: Any) -> None:
+        """Store what a probe has seen so far."""
+        _write(self.folder / "availability.json", receipt)
+
+    def availability(self) -> dict[str, Any] | None:
+        """Return what a probe saw during the run, None if nothing was watched."""
+        try:
+            return json.loads((self.folder / "availability.json").read_text())
+        except FileNotFoundError:
+            return None
 
     def close(self, result: str, **more: Any) -> None:
         """Store how the run ended.
