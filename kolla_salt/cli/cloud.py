@@ -105,6 +105,7 @@ def report(args: argparse.Namespace, master: Master, run_id: str, state: progres
     ok = header["result"] == "ok"
     timing = progress.timing_table(steps)
     first = first_failure(steps)
+    seen = record.availability()
     if args.json:
         print(
             json.dumps(
@@ -112,6 +113,7 @@ def report(args: argparse.Namespace, master: Master, run_id: str, state: progres
                     "ok": ok,
                     "run": record.id,
                     **{k: header.get(k) for k in ("result", "error", "unknown", "seconds")},
+                    "availability": seen,
                     "first_failure": vars(first) if first else None,
                     "steps": steps,
                     "timing": timing,
@@ -129,6 +131,10 @@ def report(args: argparse.Namespace, master: Master, run_id: str, state: progres
         print(text + "\n")
     if first:
         print(view.failure(first, record.id))
+    if seen:
+        from kolla_salt.availability import Receipt
+
+        print("\n".join(Receipt(seen).lines()))
     changed = sum(len(host["changed"]) for step in steps for host in step["hosts"].values())
     ending = {"ok": "done", "failed": "FAILED", "incomplete": "INCOMPLETE"}.get(header["result"], header["result"])
     said = view.plural(changed, "change") if changed else "nothing had to be changed"

@@ -75,12 +75,10 @@ def show_one(args: argparse.Namespace) -> int:
     record = runs.load(args.id, _root(args))
     header, steps = record.header(), list(record.steps())
     timing = progress.timing_table(steps)
+    seen = record.availability()
     if args.json:
-        print(
-            json.dumps(
-                {"ok": True, **header, "plan": record.plan(), "steps": steps, "timing": timing}, indent=1, default=str
-            )
-        )
+        told = {**header, "plan": record.plan(), "steps": steps, "timing": timing, "availability": seen}
+        print(json.dumps({"ok": True, **told}, indent=1, default=str))
         return 0
     print(
         f"{header['verb']} of {header.get('site')} (digest {header.get('site_digest')}, "
@@ -116,6 +114,12 @@ def show_one(args: argparse.Namespace) -> int:
     text = view.timings(timing)
     if text:
         print("\n" + text)
+    if seen:
+        from kolla_salt.availability import Receipt
+
+        receipt = Receipt(seen)
+        header_of, rows, notes = receipt.table(steps)
+        print("\n" + "\n".join([view.table(header_of, rows, right=range(2, 9)), *notes, *receipt.lines()]))
     first = first_failure(steps)
     if first:
         print(view.failure(first))

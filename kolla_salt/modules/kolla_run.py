@@ -18,6 +18,8 @@ from salt.exceptions import CommandExecutionError
 
 from kolla_salt import __version__, declarations, freshness, haproxy, outcome, runs
 from kolla_salt import site as sites
+from kolla_salt.availability import account, targets
+from kolla_salt.availability.watcher import Watcher, touches_containers
 from kolla_salt.context import Resolver
 from kolla_salt.declarations import write_atomically
 from kolla_salt.steps import (
@@ -238,6 +240,9 @@ def begin(verb: str, steps: Any, run_id: str = "", every: bool = False, hosts: A
         "seconds": run["seconds"],
         "todo": sorted(services if progress.todo is None else progress.todo),
     }
+    if (every or touches_containers(s["ret"] for s in surveys.values())) and not __opts__.get("test"):
+        run["watcher"] = Watcher(record, targets(resolver), account(resolver, site.passwords))
+        run["watcher"].start()
     _fire("surveyed", result)
     return result
 
@@ -571,12 +576,14 @@ def end() -> dict[str, Any]:
     progress: Progress = run["progress"]
     if progress.unknown and run["result"] == "ok":
         run["result"] = "incomplete"
+    availability = _stop_watching(run)
     seconds = round(time.time() - run["started"], 3)
     result = {
         "result": run["result"],
         "seconds": seconds,
         "unknown": sorted(progress.unknown),
         "failed": sorted(f"{service} on {host}" for service, host in progress.failed),
+        **availability,
     }
     if not run.get("closed"):
         run["record"].close(**result, stages=run["seconds"])
@@ -585,11 +592,19 @@ def end() -> dict[str, Any]:
     return {"run": run["record"].id, **result}
 
 
+def _stop_watching(run: dict[str, Any]) -> dict[str, Any]:
+    """End the probe, if there is one; return its figures as a field of the record."""
+    watcher: Watcher | None = run.pop("watcher", None)
+    receipt = watcher.stop() if watcher else None
+    return {"availability": receipt.brief()} if receipt else {}
+
+
 def _failed(run: dict[str, Any], text: str) -> CommandExecutionError:
     """Close the record with ``text`` and return the error to raise."""
     run["result"] = "failed"
     run["closed"] = True
-    run["record"].close("failed", error=text, seconds=round(time.time() - run["started"], 3))
+    availability = _stop_watching(run)
+    run["record"].close("failed", error=text, seconds=round(time.time() - run["started"], 3), **availability)
     _fire("ended", {"run": run["record"].id, "result": "failed", "error": text})
     return CommandExecutionError(text)
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import http.server
 import json
 import shutil
 import stat
 import subprocess
 import tempfile
+import threading
+import time
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import yaml
@@ -180,3 +184,42 @@ def test_prechecks_name_what_mends_each_finding(cluster, site):
     assert answer.returncode == (0 if data["ok"] else 1)
     assert all(finding["mend"] and finding["expected"] and finding["found"] for finding in data["findings"])
     assert {finding["check"] for finding in data["findings"]} >= {"names"}
+
+
+class _Api(http.server.BaseHTTPRequestHandler):
+    asked: ClassVar[list[str]] = []
+
+    def do_GET(self):
+        self.asked.append(self.path)
+        self.send_response(200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *arguments):
+        pass
+
+
+def test_a_run_that_may_touch_containers_is_watched_and_keeps_what_was_seen(cluster, site):
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Api)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        options = {"front_port": server.server_port, "internal_vip_address": "127.0.0.1"}
+        site(**options)
+        # The dry run sees files only: nobody is asked.
+        unwatched = run(cluster, "deploy")
+        assert unwatched["steps"] and unwatched["availability"] is None and _Api.asked == []
+        answer = run(cluster, "deploy", "--every-step")
+        seen = answer["availability"]
+        assert seen["finished"] and seen["failed"] == 0
+        assert seen["services"]["side"]["there_before"] is True
+        assert len(_Api.asked) >= seen["requests"] > 5 * seen["seconds"]
+        assert run(cluster, "runs", "show", answer["run"])["availability"] == seen
+        text = cluster.cli("runs", "show", answer["run"]).stdout
+        assert "availability: no request failed" in text and f"127.0.0.1:{server.server_port}/healthcheck" in text
+        assert "availability: no request failed" in cluster.cli("deploy", "--every-step").stdout
+        count = len(_Api.asked)
+        time.sleep(0.5)
+        assert len(_Api.asked) == count, "a probe outlived its run"
+    finally:
+        server.shutdown()
+        server.server_close()
