@@ -19,7 +19,9 @@ def main(arguments: list[str] | None = None) -> int:
     where.add_argument("--site", type=Path, metavar="DIR", help="the site's folder")
     where.add_argument("--record", type=Path, help=argparse.SUPPRESS)  # of a run, which starts this
     parser.add_argument("--seconds", type=float, metavar="N", help="how long (default: until Ctrl-C)")
-    parser.add_argument("--rate", type=float, metavar="N", help="requests per second and entry (default: 10)")
+    parser.add_argument(
+        "--rate", type=float, metavar="N", help="requests per second and entry (default: 10, with TLS 3)"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also store the receipt there; -: print it only")
     args = parser.parse_args(arguments)
     if args.record:
@@ -32,12 +34,11 @@ def watch(args: argparse.Namespace) -> int:
     from kolla_salt import declarations
     from kolla_salt import site as sites
     from kolla_salt.availability import Probe, account, targets
-    from kolla_salt.availability.targets import RATE
     from kolla_salt.context import Resolver
 
     site = sites.load(args.site)
     resolver = Resolver(declarations.load(), site.as_pillar(), next(iter(site.topology["hosts"])))
-    probe = Probe(targets(resolver, args.rate or RATE), account(resolver, site.passwords))
+    probe = Probe(targets(resolver, args.rate), account(resolver, site.passwords))
     enough = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: enough.set())

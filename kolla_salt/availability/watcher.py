@@ -137,7 +137,8 @@ def serve(folder: Path) -> int:
                 break
             probe.mark(str(said.get("mark")))
         if time.monotonic() - flushed >= FLUSH:
-            record.write_availability(probe.snapshot().data)
+            with contextlib.suppress(OSError):  # the disk may be full for now
+                record.write_availability(probe.snapshot().data)
             flushed = time.monotonic()
     record.write_availability(probe.stop().data)
     return 0

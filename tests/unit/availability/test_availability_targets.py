@@ -70,6 +70,16 @@ def test_rates_can_be_chosen_and_requests_with_a_token_left_out(resolver):
     assert "token" not in {t.kind for t in targets(resolver(), token_rate=0)}
 
 
+def test_over_tls_is_asked_less_often(resolver):
+    found = targets(resolver(enable_tls_internal=True))
+    assert {(t.kind, t.url.split(":")[0], t.rate) for t in found if t.entry != "outside"} == {
+        ("plain", "https", 3),
+        ("token", "https", 1),
+        ("tcp", "tcp", 10),
+    }
+    assert {t.rate for t in targets(resolver(enable_tls_internal=True), rate=20) if t.kind == "plain"} == {20}
+
+
 def test_a_target_survives_being_handed_over(resolver):
     for target in targets(resolver()):
         assert Target.from_dict(target.as_dict()) == target
