@@ -62,7 +62,7 @@ class Api:
                 **options,
             )
         except exceptions.HttpError as error:
-            said = " ".join(str(error.message or error).split())[:_LONGEST]
+            said = _words(error.response) or " ".join(str(error.message or error).split())[:_LONGEST]
             raise CloudError(f"{doing}: HTTP {error.http_status}: {said}", error.http_status) from error
         except exceptions.ClientException as error:
             raise CloudError(f"{doing}: {' '.join(str(error).split())[:_LONGEST]}") from error
@@ -106,6 +106,17 @@ def connect(entry: Mapping[str, Any]) -> Api:
         app_name="kolla-salt",
     )
     return Api(client, entry["interface"], entry.get("region_name"))
+
+
+def _words(answer: Any) -> str:
+    """Return what an error's body says; each service wraps its message in another key."""
+    try:
+        data = answer.json()
+    except (AttributeError, ValueError):
+        return ""
+    inner = next(iter(data.values()), None) if isinstance(data, dict) and len(data) == 1 else data
+    message = inner.get("message") if isinstance(inner, dict) else inner
+    return " ".join(str(message or "").split())[:_LONGEST]
 
 
 def same_host(name: str, host: str) -> bool:

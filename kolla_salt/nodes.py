@@ -61,21 +61,8 @@ def concerned(host: str, larger: Resolver, smaller: Resolver, read: set[str]) ->
     listed |= {"memcached", "rabbitmq"}
     if changed & listed or _balanced(larger) != _balanced(smaller):
         return None
-    only: dict[str, list[str] | None] = {name: [NAMES] for name in larger.topology_hosts}
-    for service in larger.enabled_services():
-        decl = larger.declarations[service]
-        first = larger.primary(decl["group"])
-        if decl["finish"] and first and first != host and larger.placed(service, host):
-            only[first] = [*(only[first] or []), *decl["finish"]]
-    only[host] = None
-    return only
-
-
-def roles(resolver: Resolver, host: str) -> list[str]:
-    """Return the top groups of a host."""
-    return [
-        group for group in ("control", "network", "compute", "storage", "monitoring") if host in resolver.hosts(group)
-    ]
+    finish = alone(larger, host)
+    return {name: None if name == host else [NAMES, *(finish.get(name) or [])] for name in larger.topology_hosts}
 
 
 def containers(resolver: Resolver, host: str) -> list[str]:
@@ -136,3 +123,14 @@ def differs(known: Mapping[str, Any], addresses: Mapping[str, str], options: Map
             if present.get(name) != value
         ]
     return found
+
+
+def alone(resolver: Resolver, host: str) -> dict[str, list[str] | None]:
+    """Return what a run is restricted to that deploys ``host`` and the finishing steps of its services."""
+    only: dict[str, list[str] | None] = {host: None}
+    for service in resolver.enabled_services():
+        decl = resolver.declarations[service]
+        first = resolver.primary(decl["group"])
+        if decl["finish"] and first and first != host and resolver.placed(service, host):
+            only[first] = [*(only.get(first) or []), *decl["finish"]]
+    return only

@@ -74,7 +74,7 @@ def hosts_diff(hosts: Sequence[str], found: dict[str, list[str]]) -> Changes:
 
 #: Reason of a switched-off nova-compute by which it is known again who did it.
 DRAINED = "drained by kolla-salt"
-LIVE, COLD, WAIT, STUCK = "live", "cold", "wait", "stuck"
+LIVE, COLD, EVACUATE, WAIT, STUCK = "live", "cold", "evacuate", "wait", "stuck"
 
 
 class Compute:
@@ -153,7 +153,7 @@ class Compute:
         return said[-1] if said else str(detail.get("message") or "Nova does not say why")
 
 
-def way(server: Mapping[str, Any], cold: bool = False) -> tuple[str, str]:
+def way(server: Mapping[str, Any], cold: bool = False, dead: bool = False) -> tuple[str, str]:
     """Return how a server can leave its host, and in case of :data:`STUCK` why it cannot and what helps.
 
     A running server moves live. One that is shut off has nothing to interrupt and moves cold; others only if ``cold``.
@@ -161,10 +161,15 @@ def way(server: Mapping[str, Any], cold: bool = False) -> tuple[str, str]:
     Args:
         server: as ``/servers/detail`` returns it.
         cold: servers may be stopped for it.
+        dead: the host is gone for good, with the disks on it: the server is made anew from its image.
     """
     status, name = server["status"], server["name"]
     if server.get("OS-EXT-STS:task_state"):
         return WAIT, str(server["OS-EXT-STS:task_state"])
+    if dead:
+        if status in ("ACTIVE", "SHUTOFF", "ERROR"):
+            return EVACUATE, ""
+        return STUCK, f"it is {status}; openstack server set --state error {name}, or delete it"
     if status == "SHUTOFF" or status == "ACTIVE" and cold:
         return COLD, ""
     if status in ("ACTIVE", "PAUSED"):
@@ -186,6 +191,7 @@ class Move:
         compute: Nova's API.
         host: by Nova's name.
         cold: stop and move those that cannot move live.
+        dead: the host is gone for good, see :func:`way`.
         timeout: seconds in all.
         say: takes a line when something has happened.
         interval: seconds between two looks.
@@ -196,11 +202,12 @@ class Move:
         compute: Compute,
         host: str,
         cold: bool = False,
+        dead: bool = False,
         timeout: float = 600,
         say: Callable[[str], None] = print,
         interval: float = 1.0,
     ) -> None:
-        self.compute, self.host, self.cold = compute, host, cold
+        self.compute, self.host, self.cold, self.dead = compute, host, cold, dead
         self.timeout, self.say, self.interval = timeout, say, interval
         #: id -> how it is being moved
         self.started: dict[str, str] = {}
@@ -253,11 +260,11 @@ class Move:
         key, name = server["id"], server["name"]
         if name in self.stuck:
             return False
-        how, why = way(server, self.cold)
+        how, why = way(server, self.cold, self.dead)
         if how == WAIT:
             return True
         if key in self.started:
-            verb = "live migration" if self.started[key] == LIVE else "migration"
+            verb = {LIVE: "live migration", EVACUATE: "evacuation"}.get(self.started[key], "migration")
             helps = (
                 f"; kolla-salt node drain {self.host} --cold stops it and moves it"
                 if self.started[key] == LIVE and not self.cold
@@ -271,6 +278,8 @@ class Move:
         try:
             if how == LIVE:
                 self.compute.act(key, "os-migrateLive", {"host": None, "block_migration": "auto"})
+            elif how == EVACUATE:
+                self.compute.act(key, "evacuate", {})
             else:
                 self.compute.act(key, "migrate")
         except CloudError as error:
@@ -294,5 +303,6 @@ class Move:
             return server
         how = self.started.pop(key)
         self.moved[server["name"]] = str(server.get("OS-EXT-SRV-ATTR:host"))
-        self.say(f"{server['name']} is on {self.moved[server['name']]} ({how} migration)")
+        done = "made anew" if how == EVACUATE else f"{how} migration"
+        self.say(f"{server['name']} is on {self.moved[server['name']]} ({done})")
         return None

@@ -57,6 +57,10 @@ GROUPS: tuple[tuple[str, tuple[Verb, ...]], ...] = (
         ),
     ),
     (
+        "hosts",
+        (Verb("node", "kolla_salt.cli.node", "add, drain, undrain, remove or replace a host"),),
+    ),
+    (
         "looking",
         (
             Verb("status", "kolla_salt.cli.look", "table of hosts and containers"),
