@@ -166,7 +166,7 @@ class Ledger:
             if self.first_failure
             else None,
             "said": dict(self.said),
-            "silent": (self.before or "it was not asked") if self.first is None else "",
+            "silent": (self.before or "there was no token to ask with") if self.first is None else "",
             "outages": [[_round(begin), _round(end)] for begin, end in outages],
         }
 

@@ -53,7 +53,7 @@ def show_list(args: argparse.Namespace) -> int:
         return 0
     print(
         view.table(
-            ["run", "started", "who", "result", "seconds"],
+            ["run", "started", "who", "result", "seconds", "failed requests"],
             [
                 [
                     h["id"],
@@ -61,10 +61,11 @@ def show_list(args: argparse.Namespace) -> int:
                     h.get("who"),
                     h["result"],
                     f"{h['seconds']:.1f}" if "seconds" in h else None,
+                    (h.get("availability") or {}).get("failed"),
                 ]
                 for h in headers
             ],
-            right=[4],
+            right=[4, 5],
         )
     )
     return 0
