@@ -657,8 +657,8 @@ def _give_up_servers(job: Job) -> list[Task]:
             gone, keep = "it does not answer", " Start it again to keep them."
         raise CliError(
             f"{_doing(job)}: {gone}, and {view.plural(len(servers), 'server')} had their place there: {names}. Nothing "
-            f"was changed.{keep} With --force they are made anew on other hosts, from their images and volumes; what was "
-            "on the disks here is lost"
+            f"was changed.{keep} With --force they are made anew on other hosts, from their images and volumes; what "
+            "was on the disks here is lost"
         )
     if not job.compute.others(service["host"]):
         raise CliError(

@@ -46,6 +46,9 @@ def _add_commands(parser: argparse.ArgumentParser) -> None:
         help="1: all in one; 2: controller and compute; 3: three of both; from 4: three controllers "
         "and the rest compute nodes (default: as many as there are, or 1)",
     )
+    command.add_argument(
+        "--keep-site", action="store_true", help="do not write new nodes into the site: `kolla-salt node add` does"
+    )
     command.add_argument("--no-wait", action="store_true", help="do not wait until engines and minions answer")
     add("status", status, "what runs and answers")
     command = add("exec", execute, "run a command in a node")
@@ -54,6 +57,8 @@ def _add_commands(parser: argparse.ArgumentParser) -> None:
     command = add("kill", kill, "cut the power of a node; its files stay")
     command.add_argument("node", metavar="NODE")
     command = add("start", start, "start a killed node again")
+    command.add_argument("node", metavar="NODE")
+    command = add("replace", replace, "put a new, empty machine in the place of a node")
     command.add_argument("node", metavar="NODE")
     command = add("down", down, "remove the nodes with everything in them; caches stay")
     command.add_argument("--purge", action="store_true", help="remove the caches too")
@@ -76,7 +81,7 @@ def _print_json(result: object) -> None:
 
 def up(args: argparse.Namespace) -> int:
     """Handle `sandbox up`."""
-    result = cloud.up(find_paths(), args.nodes, _progress(args), wait=not args.no_wait)
+    result = cloud.up(find_paths(), args.nodes, _progress(args), wait=not args.no_wait, keep_site=args.keep_site)
     if args.json:
         _print_json(result)
     else:
@@ -134,6 +139,14 @@ def kill(args: argparse.Namespace) -> int:
 def start(args: argparse.Namespace) -> int:
     """Handle `sandbox start`."""
     result = cloud.start_node(find_paths(), args.node, _progress(args))
+    if args.json:
+        _print_json(result)
+    return 0
+
+
+def replace(args: argparse.Namespace) -> int:
+    """Handle `sandbox replace`."""
+    result = cloud.replace_node(find_paths(), args.node, _progress(args))
     if args.json:
         _print_json(result)
     return 0

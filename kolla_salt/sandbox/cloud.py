@@ -80,6 +80,14 @@ def current_count(paths: Paths) -> int:
     return sum(1 for entry in directory.iterdir() if entry.name.startswith("node")) if directory.is_dir() else 0
 
 
+def site_count(paths: Paths) -> int:
+    """Return how many hosts the site names; 0 if it names none, or cannot be read."""
+    try:
+        return len((yaml.safe_load((paths.site / "topology.yml").read_text()) or {}).get("hosts") or {})
+    except (FileNotFoundError, yaml.YAMLError, AttributeError):
+        return 0
+
+
 def write_site(paths: Paths, count: int, progress: Progress) -> list[str]:
     """Write globals.yml and topology.yml of the sandbox's site; files the reader edited stay as they are.
 
@@ -115,7 +123,12 @@ def _check_edited(file: Path, count: int, progress: Progress) -> None:
 
 
 def up(
-    paths: Paths, count: int | None = None, progress: Progress | None = None, *, wait: bool = True
+    paths: Paths,
+    count: int | None = None,
+    progress: Progress | None = None,
+    *,
+    wait: bool = True,
+    keep_site: bool = False,
 ) -> dict[str, Any]:
     """Bring the sandbox up with ``count`` nodes, or find that it is.
 
@@ -124,6 +137,7 @@ def up(
         count: number of nodes; by default as many as there are, or one.
         progress: where the steps are told.
         wait: whether to wait until engines and minions answer.
+        keep_site: whether the site goes on naming the hosts it names, which it also does without ``count``.
 
     Returns:
         :func:`status`, with the steps that were needed under ``changes``.
@@ -133,6 +147,7 @@ def up(
     """
     progress = progress or Progress()
     host.require_root()
+    named = site_count(paths) if keep_site or count is None else None
     count = current_count(paths) or 1 if count is None else count
     nodes = topo.nodes_for(count)
     master.salt_command("salt-master")
@@ -152,7 +167,7 @@ def up(
         _network(progress)
         _registry(paths, progress)
         began = time.monotonic()
-        written = write_site(paths, count, progress)
+        written = write_site(paths, named or count, progress)
         if written:
             progress.done(f"wrote {', '.join(written)} in {paths.site}", began)
         rootfs.write_metadata(paths.meta, project)
@@ -413,6 +428,18 @@ def start_node(paths: Paths, name: str, progress: Progress | None = None) -> dic
         _node(paths, one, topo.nodes_for(current_count(paths)), base, venv, code, progress)
         _wait(paths, [one], progress)
     return status(paths)["nodes"][name]
+
+
+def replace_node(paths: Paths, name: str, progress: Progress | None = None) -> dict[str, Any]:
+    """Put a new, empty machine in the place of node ``name``: the same name and addresses, nothing of its files."""
+    progress = progress or Progress()
+    host.require_root()
+    one = _known(paths, name)
+    with lock(paths, progress), progress.step(f"removed {name} with all that was on it"):
+        remove_node(paths, name)
+        # `start_node` knows a node by its directory.
+        (paths.node(name) / "upper").mkdir(parents=True)
+    return start_node(paths, one.name, progress)
 
 
 def _known(paths: Paths, name: str) -> topo.Node:

@@ -40,6 +40,14 @@ def test_site_is_written_and_follows_the_number_of_nodes(paths: Paths) -> None:
     assert paths.site.stat().st_mode & 0o077 == 0
 
 
+def test_the_site_names_as_many_hosts_as_it_did_until_told_otherwise(paths: Paths) -> None:
+    assert cloud.site_count(paths) == 0
+    cloud.write_site(paths, 4, quiet())
+    assert cloud.site_count(paths) == 4
+    (paths.site / "topology.yml").write_text("hosts: [\n")
+    assert cloud.site_count(paths) == 0
+
+
 def test_edited_site_stays(paths: Paths) -> None:
     cloud.write_site(paths, 1, quiet())
     for name in ("globals.yml", "topology.yml"):
