@@ -200,13 +200,24 @@ def secrets_of(passwords: Mapping[str, Any]) -> list[str]:
 def scrub(value: Any, secrets: Iterable[str]) -> Any:
     """Return ``value`` with every occurrence of a secret replaced; the last net before something is stored or shown."""
     secrets = list(secrets)
+    shortest = min(map(len, secrets), default=0)
+    clean: dict[str, str] = {}
+
+    def text(item: str) -> str:
+        for secret in secrets:
+            if secret in item:
+                item = item.replace(secret, "********")
+        return item
 
     def walk(item: Any) -> Any:
         if isinstance(item, str):
-            for secret in secrets:
-                if secret in item:
-                    item = item.replace(secret, "********")
-            return item
+            if len(item) < shortest:
+                return item
+            # Hosts of one kind say the same things.
+            found = clean.get(item)
+            if found is None:
+                found = clean[item] = text(item)
+            return found
         if isinstance(item, Mapping):
             return {walk(key): walk(entry) for key, entry in item.items()}
         if isinstance(item, list | tuple):

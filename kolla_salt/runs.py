@@ -50,7 +50,7 @@ class Run:
 
     def write_plan(self, plan: Any) -> None:
         """Store what the run was about to do."""
-        _write(self.folder / "plan.json", plan)
+        _write(self.folder / "plan.json", plan, indent=None)
 
     def write_availability(self, receipt: Any) -> None:
         """Store what a probe has seen so far."""
@@ -229,9 +229,9 @@ def _open(path: Path, mode: str) -> Any:
     return open(path, mode, opener=lambda name, flags: os.open(name, flags, 0o600))
 
 
-def _write(path: Path, data: Any) -> None:
+def _write(path: Path, data: Any, indent: int | None = 1) -> None:
     temporary = path.with_suffix(".tmp")
     with _open(temporary, "w") as stream:
-        json.dump(data, stream, indent=1, default=str)
-        stream.write("\n")
+        # In one piece and without an indent, Python's encoder is ten times as fast; that counts with many hosts.
+        stream.write(json.dumps(data, indent=indent, default=str) + "\n")
     os.replace(temporary, path)

@@ -203,12 +203,10 @@ def plan(args: argparse.Namespace) -> int:
         )
         return 0 if ok else 1
     print(view.table(["wave", "services", "hosts"], _waves(steps)))
-    for host, found in sums.items():
-        _print_host(host, found, missing[host], args.diff)
-    for host, states in failed.items():
-        print(f"\n{host}: {view.plural(len(states), 'state')} can only be known once the run is there:")
-        for state in states[:10]:
-            print(f"  {state['id']}: {state['comment'].splitlines()[0] if state['comment'] else ''}")
+    for names, lines in view.alike({host: _host_lines(sums[host], missing[host], args.diff) for host in sums}):
+        print(f"\n{view.some(names)}: " + "\n".join(lines))
+    for names, lines in view.alike({host: _unpredictable(states) for host, states in failed.items()}):
+        print(f"\n{view.some(names)}: " + "\n".join(lines))
     for host, report in broken.items():
         errors = report["errors"] if isinstance(report, dict) else [str(report)]
         print(f"\n{host}: the dry run failed:\n  " + "\n  ".join(errors))
@@ -226,44 +224,51 @@ def _waves(steps: list[dict[str, Any]]) -> list[list[Any]]:
     rows: dict[int, list[Any]] = {}
     for step in steps:
         row = rows.setdefault(step["wave"], [step["wave"], ", ".join(step["services"]), ""])
-        row[2] += (" -> " if row[2] else "") + " ".join(step["minions"])
+        row[2] += (" -> " if row[2] else "") + view.some(step["minions"], separator=" ")
     return list(rows.values())
 
 
-def _print_host(host: str, found: Mapping[str, Any], missing: list[str], diffs: bool) -> None:
+def _unpredictable(states: list[dict[str, Any]]) -> list[str]:
+    lines = [f"{view.plural(len(states), 'state')} can only be known once the run is there:"]
+    return lines + [
+        f"  {state['id']}: {state['comment'].splitlines()[0] if state['comment'] else ''}" for state in states[:10]
+    ]
+
+
+def _host_lines(found: Mapping[str, Any], missing: list[str], diffs: bool) -> list[str]:
+    """Return what is shown of one host after its name."""
     if not any(found.values()) and not missing:
-        print(f"\n{host}: nothing to change")
-        return
+        return ["nothing to change"]
     parts = [
         view.plural(len(items), kind.rstrip("s") if kind != "databases" else "database")
         for kind, items in found.items()
         if items and kind not in {"catalogue", "other"}
     ]
-    print(f"\n{host}: {', '.join(parts) or 'other changes'}")
+    lines = [", ".join(parts) or "other changes"]
     if missing:
-        print(f"  images to fetch: {len(missing)}")
+        lines.append(f"  images to fetch: {len(missing)}")
     actions: dict[tuple[str, str], list[str]] = {}
     for item in found["containers"]:
         actions.setdefault((item["action"], item["why"]), []).append(item["name"])
     for (action, why), names in sorted(actions.items()):
-        print(f"  {action}: {', '.join(names)}" + (f"  ({why})" if why else ""))
+        lines.append(f"  {action}: {', '.join(names)}" + (f"  ({why})" if why else ""))
     if found["files"]:
         new = [item for item in found["files"] if _is_new(item["changes"])]
-        changed = [item for item in found["files"] if item not in new]
+        changed = [item for item in found["files"] if not _is_new(item["changes"])]
         if new:
-            print(f"  write {view.plural(len(new), 'new file')}" + ("" if diffs else " (--diff names them)"))
-        for item in new if diffs else []:
-            print(f"    {item['name']}")
+            lines.append(f"  write {view.plural(len(new), 'new file')}" + ("" if diffs else " (--diff names them)"))
+        lines += [f"    {item['name']}" for item in new if diffs]
         for item in changed:
-            print(f"  change {item['name']}: {', '.join(item['changes'])}")
+            lines.append(f"  change {item['name']}: {', '.join(item['changes'])}")
             if diffs:
-                print("\n".join(view.changes(item["changes"], "    ")))
+                lines += view.changes(item["changes"], "    ")
     for kind in ("databases", "catalogue", "other"):
-        for item in found[kind]:
-            print(
-                f"  {kind if kind != 'other' else 'also'}: {item['name']}"
-                + (f" ({', '.join(item['changes'])})" if item["changes"] else "")
-            )
+        lines += [
+            f"  {kind if kind != 'other' else 'also'}: {item['name']}"
+            + (f" ({', '.join(item['changes'])})" if item["changes"] else "")
+            for item in found[kind]
+        ]
+    return lines
 
 
 def _is_new(changes: Mapping[str, Any]) -> bool:
@@ -368,10 +373,12 @@ def status(args: argparse.Namespace) -> int:
     for report in reports.values():
         for name, data in report["containers"].items():
             names.setdefault(name, data["service"] or "(not declared)")
-    rows = []
-    for name, service in sorted(names.items(), key=lambda item: (item[1], item[0])):
-        rows.append([service, name, *(_cell(reports[host]["containers"].get(name)) for host in reports)])
-    print(view.table(["service", "container", *reports], rows))
+    ordered = sorted(names.items(), key=lambda item: (item[1], item[0]))
+    columns = {host: [_cell(report["containers"].get(name)) for name, _ in ordered] for host, report in reports.items()}
+    # A column for each host, as long as a line can hold them.
+    shown = view.alike(columns) if len(columns) > 8 else [([host], cells) for host, cells in columns.items()]
+    rows = [[service, name, *(cells[row] for _, cells in shown)] for row, (name, service) in enumerate(ordered)]
+    print(view.table(["service", "container", *(view.some(hosts, most=2) for hosts, _ in shown)], rows))
     print()
     for host, report in reports.items():
         for problem in report["problems"]:

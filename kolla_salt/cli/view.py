@@ -33,6 +33,25 @@ def table(header: Sequence[str], rows: Iterable[Sequence[Any]], right: Iterable[
     return "\n".join(lines)
 
 
+def some(names: Sequence[str], most: int = 6, separator: str = ", ") -> str:
+    """Return ``names`` in a line, the first few of them if there are many."""
+    if len(names) <= most:
+        return separator.join(names)
+    return separator.join(names[: most - 1]) + f" and {len(names) - most + 1} more"
+
+
+def alike(items: Mapping[str, Any]) -> list[tuple[list[str], Any]]:
+    """Return names that have an equal value together, with that value, in the order of their first ones.
+
+    Args:
+        items: name -> what is shown of it; values must have a ``repr`` of their own.
+    """
+    groups: dict[str, tuple[list[str], Any]] = {}
+    for name, value in items.items():
+        groups.setdefault(repr(value), ([], value))[0].append(name)
+    return list(groups.values())
+
+
 def plural(count: int, word: str) -> str:
     """Return ``1 change``, ``2 changes``."""
     return f"{count} {word}" if count == 1 else f"{count} {word}{'es' if word.endswith(('s', 'ch')) else 's'}"

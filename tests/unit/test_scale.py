@@ -6,15 +6,18 @@ import copy
 import json
 import os
 import shutil
+import socket
 
+import jinja2
 import pytest
 import yaml
 
-from kolla_salt import declarations, plan, steps
+from kolla_salt import __version__, declarations, freshness, outcome, plan, runs, steps
 from kolla_salt import site as sites
+from kolla_salt.cli import main
 from kolla_salt.context import ContextError, Resolver
 from kolla_salt.site import Site
-from tests.conftest import FORMULA
+from tests.conftest import FORMULA, ROOT
 
 
 @pytest.fixture
@@ -289,3 +292,100 @@ def test_a_step_of_many_hosts_has_a_short_name_of_its_own(large, decls, computes
     assert len(set(names)) == len(names)
     assert names[1].endswith(f"cmp6, {computes - 6} more")
     assert len(found[1]["minions"]) == computes + 1
+
+
+def test_an_orchestration_of_many_hosts_can_be_rendered(large, decls):
+    """A key of YAML has at most 1,024 characters."""
+    site = large(1000)
+    planned = plan.steps(Resolver(decls, site.as_pillar(), "ctl1"))
+    salt = {"pillar.get": lambda key, default: default, "saltutil.runner": lambda *_, **__: planned}
+    text = jinja2.Environment().from_string((ROOT / "orch/deploy.sls").read_text()).render(salt=salt)
+    assert [step["id"] for step in planned] == [key for key in yaml.safe_load(text) if key.startswith("wave")]
+
+
+def test_a_secret_is_masked_wherever_it_is_said_again():
+    said = {
+        "a": ["key secret-one", "secret-one"],
+        "secret-one": {"b": "secret-one", "c": "secret"},
+        "d": "key secret-one",
+    }
+    masked = {"a": ["key ********", "********"], "********": {"b": "********", "c": "secret"}, "d": "key ********"}
+    assert outcome.scrub(said, ["secret-one", "other-one"]) == masked
+
+
+# --- what is shown ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def printed(large, decls, monkeypatch, capsys, tmp_path):
+    """Run a verb of the command line with hosts that give the answers of ``answer(host)``; returns what it printed."""
+
+    def run(verb, site, answer):
+        class Client:
+            def __init__(self, **_options):
+                pass
+
+            def __enter__(self):
+                return self
+
+            def __exit__(self, *_error):
+                pass
+
+            def cmd_iter(self, hosts, function, *_arguments, **_options):
+                for host in hosts:
+                    yield {host: {"ret": True if function == "test.ping" else answer(host)}}
+
+        monkeypatch.setattr("salt.client.LocalClient", Client)
+        monkeypatch.setattr("kolla_salt.declarations.load", lambda: decls)
+        monkeypatch.setattr("kolla_salt.site.load", lambda _directory: site)
+        (tmp_path / "master").write_text(f"ext_pillar:\n  - kolla: {tmp_path}\nkolla_runs: {tmp_path}/runs\n")
+        freshness.mark(tmp_path / "runs", runs.digest(tmp_path))
+        with socket.socket() as link:
+            link.bind(("127.0.0.1", 0))
+            link.listen()
+            text = f"interface: 127.0.0.1\nret_port: {link.getsockname()[1]}\nroot_dir: {tmp_path}\n"
+            (tmp_path / "master").write_text((tmp_path / "master").read_text() + text)
+            status = main.main(["--master-config", str(tmp_path / "master"), verb])
+        return status, capsys.readouterr().out
+
+    return run
+
+
+def survey(host):
+    """What a host without anything says, and one compute host that has a file of its own."""
+    changes = {"content": {"old": None, "new": "x"}}
+    states = [{"id": "web_agent/web.conf", "sls": "web", "function": "kolla_config.managed", "changes": changes}]
+    if host == "cmp7":
+        changes["content"]["old"] = "y"
+    return {"version": __version__, "states": states, "failed": [], "errors": [], "missing_images": []}
+
+
+def test_a_plan_shows_hosts_together_that_have_the_same_ahead(printed, large):
+    for computes in (60, 240):
+        status, text = printed("plan", large(computes), survey)
+        assert status == 0
+        assert f"\nctl1, ctl2, cmp1, cmp2, cmp3 and {computes - 4} more: 1 file\n  write 1 new file" in text
+        assert "\ncmp7: 1 file\n  change web_agent/web.conf: content\n" in text
+        assert f"{computes + 2} changes on {computes + 2} hosts" in text
+        assert len(text) < 1500
+
+
+def test_the_status_of_many_hosts_fits_on_a_screen(printed, large):
+    def look(host):
+        container = {"service": "web", "state": "running", "health": "healthy", "image": "i", "status": "Up"}
+        names = ["web_api", "web_agent"] if host.startswith("ctl") else ["web_agent"]
+        containers = {name: dict(container) for name in names}
+        if host == "cmp9":
+            containers["web_agent"]["health"] = "unhealthy"
+        return {"containers": containers, "problems": [], "undeclared": []}
+
+    status, text = printed("status", large(60), look)
+    assert status == 0
+    lines = text.splitlines()
+    assert lines[0].split("  ")[:2] == ["service", "container"]
+    assert [part.strip() for part in lines[0].split("  ") if part.strip()][2:] == [
+        "ctl1, ctl2", "cmp1 and 58 more", "cmp9",
+    ]  # fmt: skip
+    assert lines[1].split() == ["web", "web_agent", "healthy", "healthy", "UNHEALTHY"]
+    assert lines[2].split() == ["web", "web_api", "healthy", "-", "-"]
+    assert max(map(len, lines)) < 100
