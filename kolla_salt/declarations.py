@@ -31,6 +31,7 @@ TOP_FIELDS: dict[str, tuple[tuple[type, ...], Any]] = {
     "after": ((list,), []),
     "groups": ((dict,), {}),
     "group": ((str,), None),
+    "together": ((bool,), False),
     "settings": ((dict,), {}),
     "secrets": ((list,), []),
     "passwords": ((dict,), {}),
@@ -212,6 +213,10 @@ def normalise(name: str, data: Any) -> tuple[Declaration, list[str]]:
         db.setdefault("user", db["name"])
         db.setdefault("password", f"{db['user']}_database_password")
         db.setdefault("when", True)
+    if decl["together"] and (decl["database"] or decl["bootstrap"]):
+        errors.append(
+            f"{name}.together: true, but its run-once work has to be done on the first host before the others"
+        )
     keystone = decl["keystone"]
     if keystone:
         for key in keystone.keys() - KEYSTONE_FIELDS:

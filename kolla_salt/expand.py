@@ -214,6 +214,8 @@ def uninvolved(service: str, resolver: Resolver, role: str | None = None) -> str
     if not resolver.placed(service):
         return f"{service} is not placed on this host"
     primary = resolver.is_primary(service)
+    if resolver.declarations[service]["together"]:
+        primary = True  # all its hosts have their turn in the step of the primary
     if (role == "primary" and not primary) or (role == "rest" and primary):
         return f"{service}: nothing for this host in the step of the {role}"
     return None

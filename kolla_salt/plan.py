@@ -53,12 +53,14 @@ def steps(resolver: Resolver, only: list[str] | None = None) -> list[dict[str, A
     """Return the steps of a run in order: one Salt job each.
 
     Each step: ``id`` (a sentence), ``wave`` (from 1), ``role`` (``primary``, ``rest`` or ``finish``), ``services``,
-    ``sls`` and ``minions`` (in order).
+    ``sls`` and ``minions`` (in order). Services that are declared ``together`` have all their hosts in the step of the
+    primary.
     """
     result: list[dict[str, Any]] = []
     for number, services in enumerate(waves(resolver, only), start=1):
-        primaries = _union([resolver.service_hosts(name)[:1] for name in services])
-        rest = _union([resolver.service_hosts(name)[1:] for name in services])
+        together = {name for name in services if resolver.declarations[name]["together"]}
+        primaries = _union([resolver.service_hosts(name)[: None if name in together else 1] for name in services])
+        rest = _union([resolver.service_hosts(name)[1:] for name in services if name not in together])
         finish = [sls for name in services for sls in resolver.declarations[name]["finish"]]
         shown = ", ".join(services)
         step = {"wave": number, "services": services}

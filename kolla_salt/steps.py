@@ -187,24 +187,17 @@ def rules(resolver: Any, services: Iterable[str]) -> dict[str, Rule]:
     return found
 
 
-def batches(
-    hosts: Sequence[str], services: Iterable[str], planned: Disturbed, limits: Mapping[str, Rule]
-) -> list[list[str]]:
+def batches(hosts: Sequence[str], planned: Mapping[str, Iterable[str]], limits: Mapping[str, Rule]) -> list[list[str]]:
     """Return ``hosts`` in groups that may be changed at once: one after the other where a container asks for it.
 
     Args:
         hosts: in the order in which they shall come.
-        services: what will be applied on them.
-        planned: see :func:`disturbed`.
+        planned: host -> containers that will be disturbed there, see :func:`disturbed`.
         limits: see :func:`rules`.
     """
-    names = set(services)
     result: list[tuple[list[str], dict[str, int]]] = []
     for host in hosts:
-        counted = [
-            name for name in planned.get(host, ())
-            if name in limits and limits[name].service in names and limits[name].limit
-        ]  # fmt: skip
+        counted = [name for name in planned.get(host, ()) if name in limits and limits[name].limit]
         fits = (item for item in result if all(item[1].get(name, 0) < limits[name].limit for name in counted))
         members, used = next(fits, ([], {}))
         if not members:
@@ -252,6 +245,8 @@ class Progress:
     only: Only | None = None
     planned: Disturbed = field(default_factory=dict)
     limits: Mapping[str, Rule] = field(default_factory=dict)
+    #: services whose hosts do not wait for the first one
+    together: Collection[str] = ()
 
     def fail(self, service: str, host: str) -> None:
         """Note that ``service`` failed on ``host``."""
@@ -265,7 +260,7 @@ class Progress:
         """
         if host in self.unknown:
             return f"{host} does not answer"
-        own = self.primaries.get(service)
+        own = None if service in self.together else self.primaries.get(service)
         if own is not None and own in self.unknown:
             return f"its first host {own} does not answer"
         if own is not None and own != host and (service, own) in self.failed:
@@ -279,25 +274,32 @@ class Progress:
                     return f"it requires {other}, which failed on {where}"
         return ""
 
-    def batches(self, hosts: Sequence[str], sls: Iterable[str]) -> list[list[str]]:
-        """Return ``hosts`` of a job in the groups in which it is to be done."""
-        return batches(hosts, [service_of(name) for name in sls], self.planned, self.limits)
+    def batches(self, todo: Mapping[str, Sequence[str]]) -> list[list[str]]:
+        """Return the hosts of a step (with their SLS) in the groups in which it is to be done."""
+        planned = {}
+        for host, names in todo.items():
+            services = {service_of(name) for name in names}
+            planned[host] = [
+                name
+                for name in self.planned.get(host, ())
+                if name in self.limits and self.limits[name].service in services
+            ]
+        return batches(list(todo), planned, self.limits)
 
     def going_on(
-        self, batch: Sequence[str], sls: Sequence[str], earlier: Iterable[str], left_out: dict[str, dict[str, str]]
+        self, batch: Mapping[str, Sequence[str]], earlier: Sequence[str], left_out: dict[str, dict[str, str]]
     ) -> list[tuple[list[str], list[str]]]:
         """Return the jobs of one batch, as ``(hosts, sls)``, after what happened on ``earlier`` hosts of the step.
 
         A service that is changed one host after the other, and failed on one of them, stays as it is on the next ones;
         that is added to ``left_out`` (``{service: {host: why}}``).
         """
-        before = list(earlier)
         jobs: dict[tuple[str, ...], list[str]] = {}
-        for host in batch:
+        for host, sls in batch.items():
             names = []
             for name in sls:
                 service = service_of(name)
-                trouble = self._rolling_stopped(service, host, before)
+                trouble = self._rolling_stopped(service, host, earlier)
                 if trouble:
                     left_out.setdefault(service, {})[host] = trouble
                 else:
@@ -317,13 +319,13 @@ class Progress:
                 return f"{other} was lost in this step, and it is changed one host after the other"
         return ""
 
-    def targets(self, step: Step) -> tuple[list[tuple[list[str], list[str]]], dict[str, dict[str, str]]]:
-        """Return the jobs that ``step`` comes to, and what is left out of it.
+    def targets(self, step: Step) -> tuple[dict[str, list[str]], dict[str, dict[str, str]]]:
+        """Return what ``step`` comes to, and what is left out of it.
 
         Returns:
-            Jobs as ``(hosts, sls)``: hosts with the same SLS share one. And ``{service: {host: why}}``.
+            ``{host: [sls]}`` and ``{service: {host: why}}``.
         """
-        jobs: dict[tuple[str, ...], list[str]] = {}
+        todo: dict[str, list[str]] = {}
         left_out: dict[str, dict[str, str]] = {}
         for host in step["minions"]:
             names: list[str] = []
@@ -333,6 +335,8 @@ class Progress:
                     continue
                 if self.placed is not None and service not in self.placed.get(host, ()):
                     continue
+                if not self._has_turn(service, host, str(step.get("role"))):
+                    continue
                 why = self.obstacle(service, host)
                 if not why and service != sls and (service, host) in self.failed:
                     why = f"{service} failed on {host}"
@@ -341,5 +345,10 @@ class Progress:
                 else:
                     names.append(sls)
             if names:
-                jobs.setdefault(tuple(names), []).append(host)
-        return [(hosts, list(names)) for names, hosts in jobs.items()], left_out
+                todo[host] = names
+        return todo, left_out
+
+    def _has_turn(self, service: str, host: str, role: str) -> bool:
+        """Return whether ``service`` has states on ``host`` in a step of ``role``."""
+        first = service in self.together or self.primaries.get(service, host) == host
+        return first == (role != "rest")

@@ -99,12 +99,11 @@ def _others() -> list[str]:
     return [host for host in _resolver().hosts("mariadb") if host != __opts__["id"]]
 
 
-def _answers(host: str) -> bool:
-    resolver = _resolver()
-    for option in ("mariadb_port", "mariadb_wsrep_port"):
+def _answers(address: str, ports: list[int]) -> bool:
+    """Whether a member listens there. Runs in a thread, where Salt's dunders are not at hand."""
+    for port in ports:
         try:
-            address = (resolver.address("api", host), int(resolver.value(option)))
-            with closing(socket.create_connection(address, timeout=CONNECT_TIMEOUT)):
+            with closing(socket.create_connection((address, port), timeout=CONNECT_TIMEOUT)):
                 return True
         except OSError:
             continue
@@ -118,8 +117,11 @@ def _decision() -> str:
     known: dict[str, Any] = {}
     primary = resolver.is_primary("mariadb")
     if others and not own["running"] and (own["data"] or primary):
+        ports = [int(resolver.value(option)) for option in ("mariadb_port", "mariadb_wsrep_port")]
+        addresses = [resolver.address("api", host) for host in others]
         with ThreadPoolExecutor(len(others)) as pool:
-            answering = [host for host, up in zip(others, pool.map(_answers, others), strict=True) if up]
+            found = pool.map(lambda address: _answers(address, ports), addresses)
+            answering = [host for host, up in zip(others, found, strict=True) if up]
         if not own["data"] and not answering:
             known = __salt__["mine.get"](",".join(others), "kolla_mariadb.lookup", tgt_type="list") or {}
     try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +166,7 @@ def begin(verb: str, steps: Any, run_id: str = "", every: bool = False, hosts: A
         placed=placement(resolver, services),
         only=only,
         limits=rules(resolver, services),
+        together={name for name in services if name in decls and decls[name]["together"]},
     )
     record = (
         runs.load(run_id, records_root())
@@ -368,30 +370,21 @@ def apply(step: dict[str, Any]) -> dict[str, Any]:
     """
     run = _run()
     progress: Progress = run["progress"]
-    jobs, left_out = progress.targets(step)
+    todo, left_out = progress.targets(step)
     started = time.time()
     hosts: dict[str, Any] = {}
     returns: dict[str, Any] = {}
-    if jobs:
-        _fire(
-            "step",
-            {
-                "run": run["record"].id,
-                **_short(step),
-                "state": "started",
-                "hosts": [host for names, _ in jobs for host in names],
-            },
-        )
-    for names, sls in jobs:
-        earlier: list[str] = []
-        for batch in progress.batches(names, sls):
-            for some, names_of in progress.going_on(batch, sls, earlier, left_out):
-                out = {} if __opts__.get("test") else _take_out(run, some, names_of)
-                applied, answers = _apply_on(run, step, some, names_of)
-                hosts |= applied
-                returns |= answers
-                _put_in(run, out, hosts)
-            earlier += batch
+    if todo:
+        _fire("step", {"run": run["record"].id, **_short(step), "state": "started", "hosts": list(todo)})
+    earlier: list[str] = []
+    for batch in progress.batches(todo):
+        jobs = progress.going_on({host: todo[host] for host in batch}, earlier, left_out)
+        out = _take_out(run, jobs)
+        applied, answers = _apply_on(run, step, jobs)
+        hosts |= applied
+        returns |= answers
+        _put_in(run, out, hosts)
+        earlier += batch
     ok = not left_out and all(host["result"] is True for host in hosts.values())
     if not ok:
         run["result"] = (
@@ -408,27 +401,32 @@ def apply(step: dict[str, Any]) -> dict[str, Any]:
         },
         run["secrets"],
     )
-    if jobs or left_out:
+    if todo or left_out:
         run["record"].append_step(report)
         _fire("step", {"run": run["record"].id, "state": "ended", **_coarse(report)})
     return {**report, "state": _as_state(report, returns)}
 
 
 def _apply_on(
-    run: dict[str, Any], step: dict[str, Any], names: list[str], sls: list[str]
+    run: dict[str, Any], step: dict[str, Any], jobs: list[tuple[list[str], list[str]]]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Apply ``sls`` on ``names`` in one job: host -> what came of it, and host -> the return itself."""
+    """Do ``jobs`` (hosts, sls) at once: host -> what came of it, and host -> the return itself."""
     progress: Progress = run["progress"]
-    mark = {
-        "id": step["id"],
-        "wave": step["wave"],
-        "role": step["role"],
-        "run": run["record"].id,
-        "services": list(dict.fromkeys(service_of(name) for name in sls)),
-    }
-    answers = _states(names, sls, {"kolla_step": mark})
+    mark = {"id": step["id"], "wave": step["wave"], "role": step["role"], "run": run["record"].id}
+    opts, test = _master_opts(), bool(__opts__.get("test"))
+
+    def do(job: tuple[list[str], list[str]]) -> dict[str, Any]:
+        names, sls = job
+        services = list(dict.fromkeys(service_of(name) for name in sls))
+        return _states(opts, names, sls, {"kolla_step": {**mark, "services": services}}, test)
+
+    answers: dict[str, Any] = {}
+    with ThreadPoolExecutor(max_workers=max(1, len(jobs))) as pool:
+        for said in pool.map(do, jobs):
+            answers |= said
+    applied = {host: sls for names, sls in jobs for host in names}
     hosts: dict[str, Any] = {}
-    for host in names:
+    for host, sls in applied.items():
         returned = answers.get(host)
         if returned is None:
             progress.unknown.add(host)
@@ -464,16 +462,18 @@ def _balancers(run: dict[str, Any]) -> list[str]:
     return [host for host in run["balancers"] if host not in run["progress"].unknown]
 
 
-def _take_out(run: dict[str, Any], names: list[str], sls: list[str]) -> dict[str, str]:
+def _take_out(run: dict[str, Any], jobs: list[tuple[list[str], list[str]]]) -> dict[str, str]:
     """Take the servers whose containers are about to be interrupted out of all load balancers; return them."""
+    if __opts__.get("test"):
+        return {}
     progress: Progress = run["progress"]
-    services = {service_of(name) for name in sls}
     targets = {
         f"{haproxy.backend(entry['entry'])}/{host}": "maint" if entry["active_passive"] else "drain"
+        for names, sls in jobs
         for host in names
         for container in interrupted(progress.planned.get(host, {}))
         for entry in run["entries"].get(container, ())
-        if entry["service"] in services
+        if entry["service"] in {service_of(name) for name in sls}
     }
     balancers = _balancers(run)
     if not targets or len(balancers) == 0:
@@ -545,12 +545,15 @@ def _as_state(report: dict[str, Any], returns: dict[str, Any]) -> dict[str, Any]
     }
 
 
-def _states(hosts: list[str], sls: list[str], pillar: dict[str, Any]) -> dict[str, Any]:
-    """Apply ``sls`` on ``hosts`` and return what each said; a host that was lost on the way is absent."""
-    kwarg: dict[str, Any] = {"pillar": pillar}
-    if __opts__.get("test"):
-        kwarg["test"] = True
-    with salt.client.LocalClient(mopts=_master_opts()) as client:
+def _states(
+    opts: dict[str, Any], hosts: list[str], sls: list[str], pillar: dict[str, Any], test: bool
+) -> dict[str, Any]:
+    """Apply ``sls`` on ``hosts`` and return what each said; a host that was lost on the way is absent.
+
+    It runs in a thread, where Salt's dunders are not at hand.
+    """
+    kwarg: dict[str, Any] = {"pillar": pillar, **({"test": True} if test else {})}
+    with salt.client.LocalClient(mopts=dict(opts)) as client:
         answers: dict[str, Any] = {}
         for answer in client.cmd_iter(hosts, "state.sls", [",".join(sls)], tgt_type="list", kwarg=kwarg):
             for host, said in answer.items():

@@ -210,7 +210,9 @@ def test_a_userspace_switch_takes_over_the_tunnel_network_card(on, cloud):
     assert "ip address replace 10.1.0.11/20 dev br-tunnel" in script
     assert "ip address flush dev eth2 to 10.1.0.11" in script
     assert subprocess.run(["bash", "-n"], input=script, text=True, check=False).returncode == 0
-    command = json.loads(text(resolver, "openvswitch", "openvswitch_vswitchd", "config.json"))["command"]
+    made = json.loads(text(resolver, "openvswitch", "openvswitch_vswitchd", "config.json"))
+    command, (file,) = made["command"], made["config_files"]
+    assert file["dest"] == "/etc/openvswitch/tunnel-address.sh"
     assert command.startswith("bash /etc/openvswitch/tunnel-address.sh ovs_wrapper ovs-vswitchd ")
     for other in (on(), on(ovs_datapath="netdev")):
         assert "tunnel-address" not in text(other, "openvswitch", "openvswitch_vswitchd", "config.json")

@@ -56,15 +56,15 @@ def test_a_failure_stops_dependents_and_lets_others_go_on():
     run = progress()
     run.fail("store", "c1")
     jobs, left_out = run.targets(step(["middle", "side"], ["c1"]))
-    assert jobs == [(["c1"], ["side"])]
+    assert jobs == {"c1": ["side"]}
     assert left_out == {"middle": {"c1": "it requires store, which failed on c1"}}
 
 
 def test_a_failure_on_a_later_host_stops_only_that_host():
     run = progress()
     run.fail("store", "c2")
-    jobs, left_out = run.targets(step(["middle"], ["c1", "c2"]))
-    assert jobs == [(["c1"], ["middle"])]
+    jobs, left_out = run.targets(step(["middle"], ["c2", "c3"], role="rest"))
+    assert jobs == {"c3": ["middle"]}
     assert set(left_out["middle"]) == {"c2"}
 
 
@@ -77,35 +77,50 @@ def test_the_rest_waits_for_its_own_first_host():
 
 def test_a_silent_host_that_nobody_needs_does_not_hold_up_the_others():
     run = progress(unknown={"k2"})
-    jobs, left_out = run.targets(step(["edge"], ["k1", "k2"]))
-    assert jobs == [(["k1"], ["edge"])]
+    jobs, left_out = run.targets(step(["edge"], ["k2", "k3"], role="rest"))
+    assert jobs == {"k3": ["edge"]}
     assert left_out == {"edge": {"k2": "k2 does not answer"}}
 
 
 def test_a_silent_first_host_holds_up_whoever_needs_it():
     run = progress(unknown={"c1"})
     jobs, left_out = run.targets(step(["edge"], ["k1"]))
-    assert jobs == []
+    assert jobs == {}
     assert "whose first host c1 does not answer" in left_out["edge"]["k1"]
 
 
 def test_services_without_work_are_no_obstacle_and_no_job():
     jobs, left_out = progress(todo={"top"}).targets(step(["middle", "side"], ["c1"]))
-    assert (jobs, left_out) == ([], {})
+    assert (jobs, left_out) == ({}, {})
 
 
 def test_finishing_is_left_out_where_its_service_failed():
     run = progress()
-    run.fail("edge", "c1")
-    jobs, left_out = run.targets(step(["edge.finish"], ["c1"], role="finish"))
-    assert jobs == []
-    assert left_out == {"edge": {"c1": "edge failed on c1"}}
+    run.fail("edge", "k1")
+    jobs, left_out = run.targets(step(["edge.finish"], ["k1"], role="finish"))
+    assert jobs == {}
+    assert left_out == {"edge": {"k1": "edge failed on k1"}}
+
+
+def test_the_first_host_has_its_turn_before_the_others_unless_they_come_together():
+    placed = {"c1": {"store"}, "c2": {"store"}}
+    both = ["c1", "c2"]
+    alone = progress(placed=placed)
+    assert alone.targets(step(["store"], both))[0] == {"c1": ["store"]}
+    assert alone.targets(step(["store"], both, role="rest"))[0] == {"c2": ["store"]}
+    together = progress(placed=placed, together={"store"})
+    assert together.targets(step(["store"], both))[0] == {"c1": ["store"], "c2": ["store"]}
+    assert together.targets(step(["store"], both, role="rest"))[0] == {}
+    # Nobody waits for a first host that does not answer.
+    assert progress(placed=placed, together={"store"}, unknown={"c1"}).targets(step(["store"], both))[0] == {
+        "c2": ["store"]
+    }
 
 
 def test_a_host_takes_part_only_in_what_is_placed_on_it():
     placed = {"c1": {"middle"}, "k1": {"edge"}}
     jobs, left_out = progress(placed=placed).targets(step(["middle", "edge"], ["c1", "k1", "k2"]))
-    assert (jobs, left_out) == ([(["c1"], ["middle"]), (["k1"], ["edge"])], {})
+    assert (jobs, left_out) == ({"c1": ["middle"], "k1": ["edge"]}, {})
     assert steps.sls_by_host([step(["middle", "edge"], ["c1", "k1"])], placed) == {"c1": ["middle"], "k1": ["edge"]}
 
 
@@ -145,35 +160,36 @@ def test_hosts_at_once_is_a_number_or_a_part(declared, hosts, expected):
 
 def test_hosts_that_disturb_the_same_container_come_one_after_the_other():
     planned = {host: {"api": "restarted"} for host in ("h1", "h2", "h3")}
-    assert steps.batches(["h1", "h2", "h3"], ["web"], planned, LIMITS) == [["h1"], ["h2"], ["h3"]]
+    assert steps.batches(["h1", "h2", "h3"], planned, LIMITS) == [["h1"], ["h2"], ["h3"]]
 
 
 def test_as_many_at_once_as_the_container_allows():
     planned = {host: {"agent": "restarted", "cron": "restarted"} for host in ("h1", "h2", "h3")}
-    assert steps.batches(["h1", "h2", "h3"], ["net", "common"], planned, LIMITS) == [["h1", "h2"], ["h3"]]
+    assert steps.batches(["h1", "h2", "h3"], planned, LIMITS) == [["h1", "h2"], ["h3"]]
 
 
 def test_hosts_that_disturb_nothing_or_other_things_share_a_batch():
     planned = {"h1": {"api": "restarted"}, "h2": {"agent": "reloaded"}, "h3": {"cron": "restarted"}}
-    assert steps.batches(["h1", "h2", "h3", "h4"], ["web", "net", "common"], planned, LIMITS) == [
-        ["h1", "h2", "h3", "h4"]
-    ]
-    both = {"h1": {"api": "restarted"}, "h2": {"api": "restarted"}}
-    # Not in a step without that service.
-    assert steps.batches(["h1", "h2"], ["net"], both, LIMITS) == [["h1", "h2"]]
+    assert steps.batches(["h1", "h2", "h3", "h4"], planned, LIMITS) == [["h1", "h2", "h3", "h4"]]
+
+
+def test_what_a_step_does_not_apply_does_not_split_it():
+    found = progress(planned={"h1": {"api": "restarted"}, "h2": {"api": "restarted"}}, limits=LIMITS)
+    assert found.batches({"h1": ["web"], "h2": ["web", "net"]}) == [["h1"], ["h2"]]
+    assert found.batches({"h1": ["web"], "h2": ["net"]}) == [["h1", "h2"]]
 
 
 def test_a_failure_keeps_the_next_hosts_as_they_are():
     found = progress(planned={host: {"api": "restarted"} for host in ("h1", "h2", "h3")}, limits=LIMITS)
     left_out = {}
-    assert found.going_on(["h1"], ["web", "net"], [], left_out) == [(["h1"], ["web", "net"])]
+    assert found.going_on({"h1": ["web", "net"]}, [], left_out) == [(["h1"], ["web", "net"])]
     found.fail("web", "h1")
-    assert found.going_on(["h2"], ["web", "net"], ["h1"], left_out) == [(["h2"], ["net"])]
+    assert found.going_on({"h2": ["web", "net"]}, ["h1"], left_out) == [(["h2"], ["net"])]
     assert left_out == {"web": {"h2": "it failed on h1, and is changed one host after the other"}}
 
 
 def test_a_host_lost_on_the_way_stops_a_rolling_change_but_not_the_rest():
     found = progress(planned={"h2": {"api": "restarted"}}, limits=LIMITS, unknown={"h1"})
     left_out = {}
-    assert found.going_on(["h2", "h3"], ["web"], ["h1"], left_out) == [(["h3"], ["web"])]
+    assert found.going_on({"h2": ["web"], "h3": ["web"]}, ["h1"], left_out) == [(["h3"], ["web"])]
     assert list(left_out["web"]) == ["h2"]
