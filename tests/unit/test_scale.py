@@ -7,11 +7,13 @@ import json
 import os
 import shutil
 import socket
+import time
 
 import jinja2
 import pytest
 import yaml
 
+from benchmarks import scale
 from kolla_salt import __version__, declarations, freshness, outcome, plan, runs, steps
 from kolla_salt import site as sites
 from kolla_salt.cli import main
@@ -389,3 +391,37 @@ def test_the_status_of_many_hosts_fits_on_a_screen(printed, large):
     assert lines[1].split() == ["web", "web_agent", "healthy", "healthy", "UNHEALTHY"]
     assert lines[2].split() == ["web", "web_api", "healthy", "-", "-"]
     assert max(map(len, lines)) < 100
+
+
+# --- the real formula -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layout", ["control", "network"])
+def test_the_synthetic_sites_of_the_benchmark_are_whole(layout):
+    data = scale.site_data(200, layout)
+    site, formula = Site(**data), declarations.load()
+    assert sites.validate(site, formula) == []
+    resolver = Resolver(formula, site.as_pillar(), "ctl1")
+    assert set(steps.placement(resolver, formula)) == set(data["topology"]["hosts"])
+    assert len({resolver.kind(host) for host in data["topology"]["hosts"]}) > 5
+
+
+def test_a_site_of_a_thousand_hosts_is_checked_and_handed_out_well_within_its_limits(counted):
+    """The limits are a minute for a plan and a second for a pillar; here all of it takes seconds of CPU."""
+    site, formula = Site(**scale.site_data(1000)), declarations.load()
+    checked, needed = counted(sites, "_check_services"), counted(sites, "needed_passwords")
+    began = time.process_time()
+    assert sites.validate(site, formula) == []
+    assert len(checked) < 15
+    cloud = sites.Served(site, formula)
+    for host in list(site.topology["hosts"])[::10]:
+        pillar = cloud.pillar(host)
+        assert set(pillar["passwords"]) >= {"nova_keystone_password" if host.startswith("cmp") else "database_password"}
+    assert len(needed) < 2 * 15
+    assert time.process_time() - began < 20
+
+
+def test_a_cost_that_grows_faster_than_the_hosts_is_told():
+    assert scale.slope([(10, 0.1), (100, 1.0), (1000, 10.0)]) == pytest.approx(1)
+    assert scale.slope([(100, 0.1), (1000, 10.0)]) == pytest.approx(2)
+    assert scale.slope([(100, 0.1), (300, 0.1), (1000, 0.1)]) == pytest.approx(0)
