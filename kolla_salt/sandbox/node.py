@@ -124,9 +124,13 @@ def daemon_config() -> str:
     return json.dumps(config, indent=2) + "\n"
 
 
-def minion_config(node: Node) -> str:
-    """Return the node's /etc/salt/minion."""
-    return f"""\
+def minion_config(node: Node, count: int = 1) -> str:
+    """Return the /etc/salt/minion of one of ``count`` nodes."""
+    # All nodes share the machine's processors: what starts at once on each of them would keep clusters from agreeing.
+    at_once = f"state_max_parallel: {max(3, 12 // count)}\n" if count > 1 else ""
+    return (
+        at_once
+        + f"""\
 # Written by `kolla-salt sandbox up`.
 id: {node.name}
 master: {topo.HOST_API}
@@ -147,6 +151,7 @@ retry_dns: 1
 enable_fqdns_grains: False
 enable_gpu_grains: False
 """
+    )
 
 
 def prepare_files(paths: Paths, node: Node, nodes: Sequence[Node], running: Running | None) -> None:
@@ -164,7 +169,7 @@ def prepare_files(paths: Paths, node: Node, nodes: Sequence[Node], running: Runn
     except FileNotFoundError:
         old = "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n"
     host.write_file(hosts, topo.with_hosts_block(old, nodes))
-    host.write_file(place("etc/salt/minion"), minion_config(node))
+    host.write_file(place("etc/salt/minion"), minion_config(node, len(nodes)))
     for part in rootfs.READY_PYCACHE:
         host.ensure_link(place(f"{rootfs.NODE_PYCACHE.lstrip('/')}/{part}"), f"{rootfs.NODE_VENV}/pycache/{part}")
     if running is None:

@@ -107,6 +107,8 @@ NODE_SHARED = "/srv/shared"
 def globals_for(count: int) -> dict[str, Any]:
     """Return the content of globals.yml for ``count`` nodes: Kolla-Ansible's option names, sizes for one machine."""
     several = len(layout(count)["control"]) > 1
+    # What others rely on, or what decides within seconds who lives, goes first where processors are short.
+    first = ("mariadb", "rabbitmq", "memcached", "haproxy", "keepalived")
     return {
         "openstack_release": "2026.1",
         "base_distro": "debian",
@@ -127,6 +129,7 @@ def globals_for(count: int) -> dict[str, Any]:
         **({"glance_file_datadir_volume": f"{NODE_SHARED}/glance"} if several else {}),
         # The engines' health checks of a hundred containers would take a third of a processor.
         **({"default_container_healthcheck_interval": 120} if several else {}),
+        **({f"{name}_dimensions": {"cpu_shares": 8192} for name in first} if several else {}),
         "openstack_service_workers": 1 if count > 2 else 2,
         "openstack_service_rpc_workers": 1,
         "keepalived_virtual_router_id": "51",
