@@ -416,7 +416,18 @@ def measure(count: int, layout: str, recorded: Mapping[str, Any], work: Path) ->
         placed=steps.placement(resolver, services),
     )
     todo.fail("neutron", compute[-1])
-    seconds["who gets which job, all steps"], _ = timed(lambda: [todo.targets(step) for step in planned])
+    seconds["who gets which job, all steps"], targets = timed(lambda: [todo.targets(step)[0] for step in planned])
+    todo.limits = steps.rules(resolver, services)
+    todo.planned = {
+        host: {
+            name: "restarted" for service in services for name, on in resolver.containers(service, host).items() if on
+        }
+        for host in hosts
+    }
+    seconds["who is changed together, everything restarts"], groups = timed(
+        lambda: [todo.batches(target) for target in targets]
+    )
+    sizes["groups one after the other where everything restarts"] = sum(map(len, groups))
 
     # one host
     def one(host: str) -> dict[str, Any]:

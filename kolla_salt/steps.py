@@ -196,15 +196,23 @@ def batches(hosts: Sequence[str], planned: Mapping[str, Iterable[str]], limits: 
         limits: see :func:`rules`.
     """
     result: list[tuple[list[str], dict[str, int]]] = []
+    #: container -> the first group that has room for one more of it; what is before it is not looked at again
+    room: dict[str, int] = {}
     for host in hosts:
         counted = [name for name in planned.get(host, ()) if name in limits and limits[name].limit]
-        fits = (item for item in result if all(item[1].get(name, 0) < limits[name].limit for name in counted))
-        members, used = next(fits, ([], {}))
-        if not members:
-            result.append((members, used))
+        place = max((room.get(name, 0) for name in counted), default=0)
+        while place < len(result) and any(result[place][1].get(n, 0) >= limits[n].limit for n in counted):
+            place += 1
+        if place == len(result):
+            result.append(([], {}))
+        members, used = result[place]
         members.append(host)
         for name in counted:
             used[name] = used.get(name, 0) + 1
+            full = room.get(name, 0)
+            while full < len(result) and result[full][1].get(name, 0) >= limits[name].limit:
+                full += 1
+            room[name] = full
     return [members for members, _ in result]
 
 
@@ -309,6 +317,8 @@ class Progress:
         return [(hosts, list(names)) for names, hosts in jobs.items()]
 
     def _rolling_stopped(self, service: str, host: str, earlier: Sequence[str]) -> str:
+        if not self.failed and not self.unknown:
+            return ""
         mine = [name for name in self.planned.get(host, ()) if name in self.limits]
         if not any(self.limits[name].service == service and self.limits[name].limit for name in mine):
             return ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import random
 import shutil
 import socket
 import time
@@ -313,6 +314,41 @@ def test_a_secret_is_masked_wherever_it_is_said_again():
     }
     masked = {"a": ["key ********", "********"], "********": {"b": "********", "c": "secret"}, "d": "key ********"}
     assert outcome.scrub(said, ["secret-one", "other-one"]) == masked
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_groups_of_a_rolling_change_are_those_of_a_search_from_the_first_one(seed):
+    draw = random.Random(seed)
+    limits = {name: steps.Rule("web", draw.choice([0, 1, 2, 5])) for name in "abcd"}
+    hosts = [f"h{number}" for number in range(60)]
+    planned = {host: draw.sample("abcde", draw.randint(0, 4)) for host in hosts}
+    expected: list[list[str]] = []
+    for host in hosts:
+        counted = [name for name in planned[host] if name in limits and limits[name].limit]
+        for group in expected:
+            if all(sum(name in planned[other] for other in group) < limits[name].limit for name in counted):
+                group.append(host)
+                break
+        else:
+            expected.append([host])
+    assert steps.batches(hosts, planned, limits) == expected
+
+
+def test_a_rolling_change_of_many_hosts_does_not_look_at_every_group_for_every_host():
+    class Limits(dict):
+        looked = 0
+
+        def __getitem__(self, name):
+            Limits.looked += 1
+            return super().__getitem__(name)
+
+    for count in (200, 2000):
+        Limits.looked = 0
+        limits = Limits(web_agent=steps.Rule("web", 1), other=steps.Rule("web", 3))
+        hosts = [f"h{number}" for number in range(count)]
+        found = steps.batches(hosts, dict.fromkeys(hosts, ["web_agent", "other"]), limits)
+        assert [len(group) for group in found] == [1] * count
+        assert Limits.looked < 20 * count
 
 
 # --- what is shown ----------------------------------------------------------------------------------------------------
