@@ -6,14 +6,15 @@ import os
 import shutil
 import socket
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 from salt.exceptions import CommandExecutionError
 
-from kolla_salt import database, expand, galera, paths, runtime
+from kolla_salt import database, expand, galera, knock, paths, runtime
 from kolla_salt.context import ContextError, Resolver
 
 __virtualname__ = "kolla_mariadb"
@@ -21,11 +22,23 @@ __virtualname__ = "kolla_mariadb"
 Changes = dict[str, dict[str, Any]]
 
 CONTAINER = "mariadb"
+#: Galera's own records in the data directory: the position at the last stop, and the last cluster.
+STATE, VIEW = "grastate.dat", "gvwstate.dat"
 #: Exists while the database is made: what it leaves behind when it is cut off must not be taken for a database.
 UNFINISHED = paths.STATE_DIR / "mariadb-bootstrap-unfinished"
+#: Exists from the moment at which a new member may get its data until it has them.
+JOINING = paths.STATE_DIR / "mariadb-joins"
 CONNECT_TIMEOUT = 1.5
 #: A new member receives all data before it answers.
 JOIN_TIMEOUT = 1800
+#: Seconds after which a member gives up if no member of the group is in a cluster that works.
+ALONE = 120.0
+#: Seconds for which a server that has lost its cluster is given the chance to say so by mistake, while it starts.
+DISCONNECTED = 10.0
+#: Starts of the container that one attempt to become a member may take.
+STARTS = 3
+#: Seconds for which a new member lets one before it begin that has not been started yet.
+TURN = 60.0
 #: Account with which the load balancer looks at a member; its name stands in the check of salt/mariadb/service.yaml.
 BALANCER_USER = "haproxy"
 
@@ -50,19 +63,26 @@ def _data_dir() -> Path | None:
     return Path(path) if path else None
 
 
-def _running() -> bool:
+def _container() -> str:
     try:
-        return __salt__["kolla_container.state"](CONTAINER) == "running"
+        return str(__salt__["kolla_container.state"](CONTAINER))
     except CommandExecutionError:
         # No engine yet; whoever starts containers says what is wrong with it.
-        return False
+        return "absent"
+
+
+def _running() -> bool:
+    """Return whether there is a server, or the engine keeps on starting one."""
+    return _container().startswith(("running", "restarting"))
 
 
 def lookup() -> dict[str, Any]:
     """Return what is known of this member without asking its server.
 
-    :returns: ``host``; ``data``: it has a database; ``running``; ``one_shot``: it starts as the first of a new cluster;
-        ``uuid``, ``seqno`` and ``safe_to_bootstrap`` as Galera wrote them at its last stop.
+    :returns: ``host``; ``time``: now; ``data``: it has a database; ``container``: its state; ``running``; ``one_shot``:
+        it starts as the first of a new cluster; ``joining``: it is getting its first data; ``uuid``, ``seqno`` and
+        ``safe_to_bootstrap`` as Galera wrote them at its last stop, ``written``: when that was; ``view``: the last
+        cluster that it was part of.
 
     CLI Example:
 
@@ -70,14 +90,27 @@ def lookup() -> dict[str, Any]:
 
         salt 'ctl*' kolla_mariadb.lookup
     """
-    directory = _data_dir()
-    found: dict[str, Any] = {"host": __opts__["id"], "data": False, "running": _running(), "one_shot": False}
+    directory, container = _data_dir(), _container()
+    found: dict[str, Any] = {
+        "host": __opts__["id"],
+        "time": time.time(),
+        "data": False,
+        "container": container,
+        "running": container.startswith(("running", "restarting")),
+        "one_shot": False,
+        "joining": JOINING.exists(),
+        "written": 0.0,
+        "view": None,
+    }
     found |= galera.parse_state("")
     if directory is not None:
         found["data"] = (directory / "mysql").is_dir() and not UNFINISHED.exists()
         found["one_shot"] = (directory / galera.ONE_SHOT).exists()
-        if (directory / "grastate.dat").exists():
-            found |= galera.parse_state((directory / "grastate.dat").read_text())
+        if (directory / STATE).exists():
+            found |= galera.parse_state((directory / STATE).read_text(errors="replace"))
+            found["written"] = (directory / STATE).stat().st_mtime
+        if (directory / VIEW).exists():
+            found["view"] = galera.parse_view((directory / VIEW).read_text(errors="replace"))
     return found
 
 
@@ -110,22 +143,30 @@ def _answers(address: str, ports: list[int]) -> bool:
     return False
 
 
-def _decision() -> str:
+def _answering(others: list[str]) -> list[str]:
+    """Return those hosts on which a member listens."""
+    if not others:
+        return []
+    resolver = _resolver()
+    ports = [int(resolver.value(option)) for option in ("mariadb_port", "mariadb_wsrep_port")]
+    addresses = [resolver.address("api", host) for host in others]
+    with ThreadPoolExecutor(len(others)) as pool:
+        found = list(pool.map(lambda address: _answers(address, ports), addresses))
+    return [host for host, up in zip(others, found, strict=True) if up]
+
+
+def _decision(predict: bool = False) -> str:
     resolver = _resolver()
     own, others = lookup(), _others()
     answering: list[str] = []
     known: dict[str, Any] = {}
     primary = resolver.is_primary("mariadb")
-    if others and not own["running"] and (own["data"] or primary):
-        ports = [int(resolver.value(option)) for option in ("mariadb_port", "mariadb_wsrep_port")]
-        addresses = [resolver.address("api", host) for host in others]
-        with ThreadPoolExecutor(len(others)) as pool:
-            found = pool.map(lambda address: _answers(address, ports), addresses)
-            answering = [host for host, up in zip(others, found, strict=True) if up]
-        if not own["data"] and not answering:
+    if others and not (own["running"] and own["data"]):
+        answering = _answering(others)
+        if not answering and (own["data"] or primary):
             known = __salt__["mine.get"](",".join(others), "kolla_mariadb.lookup", tgt_type="list") or {}
     try:
-        return galera.decide(own, others, answering, known, primary)
+        return galera.decide(own, others, answering, known, primary, None if predict else time.time())
     except galera.GaleraError as exc:
         raise CommandExecutionError(str(exc)) from exc
 
@@ -142,13 +183,14 @@ def preparation_diff() -> Changes:
         salt ctl1 kolla_mariadb.preparation_diff
     """
     try:
-        return galera.describe(_decision())
+        # In a dry run the other hosts tell the master only now what they have.
+        return galera.describe(_decision(predict=True))
     except ContextError as exc:
         raise CommandExecutionError(str(exc)) from exc
 
 
 def prepare() -> str:
-    """Make a new database on the first member of a new cluster, or let the last member start a stopped one.
+    """Let this member be started: make a new database on the first member of a new cluster, wait for its turn, ...
 
     :returns: what was done.
     :raises CommandExecutionError: there is a cluster that this member must not start, or making the database failed.
@@ -162,35 +204,90 @@ def prepare() -> str:
     action = _decision()
     if action == galera.RUN:
         return ""
+    if action == galera.TIDY:
+        _remove_one_shot()
+        return "it does not start as the first member any more"
+    if action == galera.JOIN:
+        waited = _await_turn(JOIN_TIMEOUT)
+        if not _running():
+            _clear_unfinished()
+        JOINING.parent.mkdir(parents=True, exist_ok=True)
+        JOINING.touch()
+        return f"it gets its data from another member, after {waited:.0f} s of waiting for those before it"
     if action == galera.BOOTSTRAP:
         _bootstrap()
-    directory = _data_dir()
-    if _others() and directory is not None:
-        path = directory / galera.ONE_SHOT
-        path.write_text(galera.ONE_SHOT_TEXT)
-        owner = (directory / "mysql").stat()
-        os.chown(path, owner.st_uid, owner.st_gid)
+    if _others():
+        _write_data(galera.ONE_SHOT, galera.ONE_SHOT_TEXT)
     return "a new database was made" if action == galera.BOOTSTRAP else "the cluster starts from this member's data"
+
+
+def _clear_unfinished() -> None:
+    """Remove what an attempt to make a database has left behind."""
+    directory = _data_dir()
+    if UNFINISHED.exists() and directory is not None and directory.is_dir():
+        for path in directory.iterdir():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    UNFINISHED.unlink(missing_ok=True)
+
+
+def _write_data(name: str, text: str) -> None:
+    """Write a file beside the data, whole or not at all, for the server to read."""
+    directory = _data_dir()
+    if directory is None:
+        raise CommandExecutionError(f"writing {name} beside the database's data: there is no volume with data")
+    owner = (directory / "mysql").stat()
+    temporary = directory / f".{name}.new"
+    temporary.write_text(text)
+    os.chown(temporary, owner.st_uid, owner.st_gid)
+    temporary.replace(directory / name)
+
+
+def _remove_one_shot() -> None:
+    directory = _data_dir()
+    if directory is not None:
+        (directory / galera.ONE_SHOT).unlink(missing_ok=True)
+
+
+def _await_turn(timeout: float) -> float:
+    """Wait until the members before this one have their data, and nobody gives or gets any; return the seconds.
+
+    A host that cannot be reached is not waited for, one on which no server was started yet only for a moment.
+    """
+    began = time.monotonic()
+    members = _resolver().hosts("mariadb")
+    before = members[: members.index(__opts__["id"])]
+    while True:
+        waited = time.monotonic() - began
+        peers = _peers()
+        busy = [host for host, server in peers.items() if galera.is_primary(server) and not galera.is_synced(server)]
+        silent = [host for host in before if not peers[host]]
+        busy += [host for host in silent if host in _answering(silent)]
+        if waited < TURN:
+            busy += [host for host in silent if host not in busy and not _unreachable(host)]
+        if not busy or waited > timeout:
+            return waited
+        time.sleep(1)
+
+
+def _unreachable(host: str) -> bool:
+    """Return whether the host itself is gone, other than one on which only nothing listens."""
+    why = knock.silent(_resolver().address("api", host), int(_resolver().value("mariadb_port")))
+    return bool(why) and "refused" not in str(why)
 
 
 def _bootstrap() -> None:
     resolver = _resolver()
     try:
-        spec = expand.container_spec(resolver, "mariadb", CONTAINER, {"paths": ["/etc/localtime"]})
+        kept, environment = _own_container()
         seconds = int(resolver.value("database_max_timeout"))
     except ContextError as exc:
         raise CommandExecutionError(str(exc)) from exc
-    directory = _data_dir()
-    if UNFINISHED.exists() and directory is not None and directory.is_dir():
-        for path in directory.iterdir():
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    _clear_unfinished()
     UNFINISHED.parent.mkdir(parents=True, exist_ok=True)
     UNFINISHED.touch()
-    environment = {
-        **spec["environment"], "KOLLA_BOOTSTRAP": "", "DB_MAX_TIMEOUT": str(seconds),
-        "DB_ROOT_PASSWORD": {"secret": "database_password"},
+    environment |= {
+        "KOLLA_BOOTSTRAP": "", "DB_MAX_TIMEOUT": str(seconds), "DB_ROOT_PASSWORD": {"secret": "database_password"},
     }  # fmt: skip
-    kept = {key: spec[key] for key in ("image", "volumes", "dimensions", "network_mode") if key in spec}
     # The script in the image waits that long twice, for the server and for its answers.
     __salt__["kolla_container.run"]("bootstrap_mariadb", timeout=2 * seconds + 60, environment=environment, **kept)
     directory = _data_dir()
@@ -202,23 +299,60 @@ def _bootstrap() -> None:
     UNFINISHED.unlink()
 
 
-def _server() -> database.Database:
-    """Return this member's own server, not the one behind the load balancer."""
+def _server(host: str | None = None) -> database.Database:
+    """Return this member's own server, or another one, but not the one behind the load balancer."""
     resolver = _resolver()
     return database.Database(
-        resolver.address(),
+        resolver.address("api", host),
         int(resolver.value("mariadb_port")),
         str(resolver.value("database_user")),
         str(resolver.names("mariadb")["secret"]("database_password")),
     )
 
 
+def _ask(server: database.Database) -> dict[str, Any]:
+    """Return what a server says of itself.
+
+    :raises database.Unreachable: it does not answer.
+    """
+    if why := knock.silent(server.address, server.port):
+        raise database.Unreachable(f"the database server {server.where} does not answer ({why})")
+    names = ", ".join("%s" for _ in galera.STATUS)
+    rows = server.query(f"SHOW GLOBAL STATUS WHERE Variable_name IN ({names})", galera.STATUS)
+    return galera.read_status(rows)
+
+
+def _ask_once(server: database.Database) -> dict[str, Any] | None:
+    """Return what a server says of itself, None if it does not answer or lets nobody in yet.
+
+    :raises database.DatabaseError: it refuses our account.
+    """
+    try:
+        return _ask(server)
+    except database.Unreachable:
+        return None
+    finally:
+        server.close()
+
+
+def _peers() -> dict[str, dict[str, Any] | None]:
+    """Return what the other members' servers say of themselves."""
+    others = _others()
+    if not others:
+        return {}
+    servers = [_server(host) for host in others]
+    with ThreadPoolExecutor(len(others)) as pool:
+        return dict(zip(others, pool.map(_ask_once, servers), strict=True))
+
+
 def _state(server: database.Database) -> str:
     try:
-        rows = server.query("SHOW GLOBAL STATUS LIKE 'wsrep_local_state_comment'")
+        found = _ask(server)
     except database.Unreachable as exc:
         return f"no answer: {exc}"
-    return str(rows[0][1]) if rows else "without Galera"
+    if found["cluster"] in ("Primary", "without Galera"):
+        return str(found["state"])
+    return f"{found['state']}, its cluster is {found['cluster']}"
 
 
 def status() -> str:
@@ -233,6 +367,52 @@ def status() -> str:
     try:
         return _state(_server())
     except database.DatabaseError as exc:
+        raise CommandExecutionError(str(exc)) from exc
+
+
+def examine() -> dict[str, Any]:
+    """Return all that is known of this member.
+
+    :returns: as :py:func:`lookup`, and ``server``: what the server says (None: no answer), ``reached``: hosts of the
+        group on which a member listens, as seen from here.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt 'ctl*' kolla_mariadb.examine
+    """
+    with _errors():
+        found = lookup()
+        found["server"] = _ask_once(_server()) if found["running"] else None
+        found["reached"] = _answering(_others())
+        return found
+
+
+def stop_obstacles() -> list[str]:
+    """Return why this member must not be stopped now; empty: it may be.
+
+    It may if enough other members have all data for the cluster to go on, and none of them is giving or getting data;
+    also if it is in no cluster that works, or the only one of the group.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt ctl1 kolla_mariadb.stop_obstacles
+    """
+    with _errors():
+        if not _others() or not _running():
+            return []
+        own = _ask_once(_server())
+        return galera.stop_obstacles(__opts__["id"], own, _peers() if galera.is_primary(own) else {})
+
+
+@contextmanager
+def _errors() -> Iterator[None]:
+    try:
+        yield
+    except (ContextError, database.DatabaseError, galera.GaleraError) as exc:
         raise CommandExecutionError(str(exc)) from exc
 
 
@@ -298,9 +478,8 @@ def join(timeout: float = JOIN_TIMEOUT) -> str:
     try:
         server = _server()
         _await_member(server, timeout)
-        directory = _data_dir()
-        if directory is not None:
-            (directory / galera.ONE_SHOT).unlink(missing_ok=True)
+        _remove_one_shot()
+        JOINING.unlink(missing_ok=True)
         if resolver.is_primary("mariadb"):
             monitor = str(resolver.value("mariadb_monitor_user"))
             password = str(resolver.names("mariadb")["secret"]("mariadb_monitor_password"))
@@ -316,20 +495,226 @@ def join(timeout: float = JOIN_TIMEOUT) -> str:
     return f"{__opts__['id']} is in the cluster"
 
 
-def _await_member(server: database.Database, timeout: float) -> None:
-    deadline = time.monotonic() + timeout
+def _await_member(server: database.Database, timeout: float, starts: int = STARTS) -> None:
+    """Wait until a server has all data of its cluster.
+
+    :raises CommandExecutionError: it will not be a member: it ended, it gave up, or there is no cluster.
+    """
+    began = looked = company = time.monotonic()
+    connected = began
+    # The first member has nobody to look for.
+    first = not _others() or lookup()["one_shot"]
+    begun: set[str] = set()
     while True:
-        state = _state(server)
-        if state.startswith(("Synced", "Donor")):
+        own = _ask_once(server)
+        if galera.is_member(own):
             return
-        if not _running():
-            raise CommandExecutionError(
-                f"the database server {server.where} ended before it was in the cluster (last state: {state}); see "
-                "`kolla_container.logs mariadb` and mariadb/mariadb.log in the volume kolla_logs"
-            )
-        if time.monotonic() > deadline:
-            raise CommandExecutionError(
-                f"the database server {server.where} is not in the cluster after {timeout:g} s: its state is "
-                f"{state!r}, expected 'Synced'; if no member is, `kolla-salt mariadb-recovery` starts the cluster"
-            )
+        now = time.monotonic()
+        container = __salt__["kolla_container.inspect"](CONTAINER) or {"state": "absent", "started_at": ""}
+        begun.add(container["started_at"])
+        if not container["state"].startswith(("running", "restarting")) or len(begun) > starts:
+            raise _no_member(server, "ended before it was in the cluster")
+        if own is None or own["cluster"] != "Disconnected":
+            connected = now
+        elif now - connected > DISCONNECTED:
+            raise _no_member(server, "gave up getting the data that it missed, and is not in the cluster")
+        if not first and now - looked > 3:
+            looked = now
+            if any(galera.is_primary(peer) for peer in _peers().values()):
+                company = now
+            elif now - company > ALONE:
+                raise _no_member(server, "found no cluster: no member of the group is in one that works")
+        if now - began > timeout:
+            raise _no_member(server, f"is not in the cluster after {timeout:g} s")
         time.sleep(0.3)
+
+
+def _no_member(server: database.Database, what: str) -> CommandExecutionError:
+    return CommandExecutionError(
+        f"the database server {server.where} {what} (its state: {_state(server)}, expected Synced); see "
+        "`kolla_container.logs mariadb` and mariadb/mariadb.log in the volume kolla_logs. "
+        "`kolla-salt mariadb-recovery` brings a stopped cluster and single members back"
+    )
+
+
+# --- what a recovery does, one step each ------------------------------------------------------------------------------
+
+
+def halt() -> bool:
+    """Stop this member, for good if need be: a server that waits for others does not listen to requests.
+
+    :returns: whether it was running.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt ctl2 kolla_mariadb.halt
+    """
+    with _errors():
+        patience = 60 if _ask_once(_server()) else 3
+    return bool(__salt__["kolla_container.stop"](CONTAINER, timeout=patience))
+
+
+def position(timeout: float = 900) -> dict[str, Any] | None:
+    """Return how far the data of this stopped member got, as the server itself finds it out.
+
+    :param timeout: seconds; what was not written at a crash is redone first.
+    :returns: ``uuid`` and ``seqno``; None if the data were never part of a cluster, or are incomplete.
+    :raises CommandExecutionError: the server runs, or cannot read its data.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt ctl2 kolla_mariadb.position
+    """
+    _must_be_stopped("finding out the position of the database's data")
+    with _errors():
+        kept, environment = _own_container()
+        # Reads the same configuration as the server; what it prints must not go into the log file.
+        command = "sudo -E kolla_set_configs && exec mariadbd --wsrep-recover --disable-log-error 2>&1"
+        done = __salt__["kolla_container.run"](
+            "recover_mariadb", timeout=timeout, environment=environment, command=["bash", "-c", command], **kept
+        )
+        found = galera.parse_position(done["output"])
+    return {"uuid": found[0], "seqno": found[1]} if found else None
+
+
+def _own_container() -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return what a container that runs once on this member's data has in common with its own, and its environment."""
+    spec = expand.container_spec(_resolver(), "mariadb", CONTAINER, {"paths": ["/etc/localtime"]})
+    return {key: spec[key] for key in ("image", "volumes", "dimensions", "network_mode") if key in spec}, dict(
+        spec["environment"]
+    )
+
+
+def _must_be_stopped(what: str) -> None:
+    if _running():
+        raise CommandExecutionError(
+            f"{what} on {__opts__['id']}: container {CONTAINER} runs, expected none; `kolla_mariadb.halt` stops it"
+        )
+
+
+def discard() -> bool:
+    """Let this stopped member forget how far its data got: at its next start it gets all data from another one.
+
+    :returns: whether it knew. The data themselves stay until then.
+    :raises CommandExecutionError: the server runs.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt ctl2 kolla_mariadb.discard
+    """
+    _must_be_stopped("giving up the database's data")
+    directory = _data_dir()
+    if directory is None:
+        return False
+    (directory / VIEW).unlink(missing_ok=True)
+    if not (directory / STATE).exists():
+        return False
+    (directory / STATE).replace(directory / f"{STATE}.discarded")
+    return True
+
+
+def revive(uuid: str | None = None, timeout: float = 900) -> str:
+    """Start the stopped cluster from this member's data. Which member that must be, `mariadb-recovery` finds out.
+
+    :param uuid: the cluster of its data, where the member itself does not know it any more.
+    :param timeout: seconds until it has to serve.
+    :returns: its state.
+    :raises CommandExecutionError: it has no data, or did not start.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt ctl2 kolla_mariadb.revive
+    """
+    own = lookup()
+    if not own["data"]:
+        raise CommandExecutionError(
+            f"starting the database's cluster from the data of {own['host']}: it has none; see `kolla_mariadb.lookup`"
+        )
+    with _errors():
+        server = _server()
+        if not galera.is_primary(_ask_once(server)):
+            _must_be_stopped("starting the database's cluster")
+            if own["uuid"] or uuid:
+                _write_data(STATE, galera.format_state(own["uuid"] or str(uuid), own["seqno"]))
+            if _others():
+                _write_data(galera.ONE_SHOT, galera.ONE_SHOT_TEXT)
+            _start()
+            _await_member(server, timeout, starts=1)
+    settle()
+    return status()
+
+
+def rejoin(full: bool = False, timeout: float = JOIN_TIMEOUT) -> str:
+    """Make this member part of the cluster that runs.
+
+    :param full: it gets all data anew.
+    :param timeout: seconds that it may take.
+    :returns: its state.
+    :raises CommandExecutionError: it has no container, or did not become a member.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt ctl2 kolla_mariadb.rejoin
+    """
+    with _errors():
+        server = _server()
+        if not _on_its_way(server):
+            if _running():
+                halt()
+            _remove_one_shot()
+            if full:
+                discard()
+            _start()
+        _await_member(server, timeout, starts=1)
+    settle()
+    return status()
+
+
+def _on_its_way(server: database.Database, patience: float = 20.0) -> bool:
+    """Return whether a running member gets into the cluster without being started again."""
+    directory, began = _data_dir(), time.monotonic()
+    while _running() and time.monotonic() - began < patience:
+        own = _ask_once(server)
+        if galera.is_primary(own):
+            return True
+        if own is None and directory is not None and (directory / "sst_in_progress").exists():
+            return True
+        time.sleep(0.5)
+    return False
+
+
+def _start() -> None:
+    if _container() == "absent":
+        raise CommandExecutionError(
+            f"starting the database on {__opts__['id']}: there is no container {CONTAINER}; "
+            f"`kolla-salt deploy --limit {__opts__['id']}` makes it"
+        )
+    __salt__["kolla_container.start"](CONTAINER)
+
+
+def settle() -> bool:
+    """Let this running member start as one of several the next time.
+
+    :returns: whether it would have started as the first one of a new cluster.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt ctl1 kolla_mariadb.settle
+    """
+    had = bool(lookup()["one_shot"])
+    _remove_one_shot()
+    JOINING.unlink(missing_ok=True)
+    announce()
+    return had
