@@ -52,6 +52,7 @@ GROUPS: tuple[tuple[str, tuple[Verb, ...]], ...] = (
             Verb("reconfigure", "kolla_salt.cli.cloud", "the same as deploy, by the name Kolla-Ansible gives it"),
             Verb("genconfig", "kolla_salt.cli.cloud", "write configuration files only, restart nothing"),
             Verb("post-deploy", "kolla_salt.cli.after", "write clouds.yaml and admin-openrc.sh"),
+            Verb("mariadb-recovery", "kolla_salt.cli.recovery", "start a stopped database cluster from its best data"),
             Verb("stop", "kolla_salt.cli.cloud", "stop all containers of the cloud"),
             Verb("destroy", "kolla_salt.cli.cloud", "remove what deploy made, data included"),
         ),
