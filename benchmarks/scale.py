@@ -418,11 +418,10 @@ def measure(count: int, layout: str, recorded: Mapping[str, Any], work: Path) ->
     todo.fail("neutron", compute[-1])
     seconds["who gets which job, all steps"], targets = timed(lambda: [todo.targets(step)[0] for step in planned])
     todo.limits = steps.rules(resolver, services)
+    views = {host: resolver.seen_from(host) for host in hosts}
     todo.planned = {
-        host: {
-            name: "restarted" for service in services for name, on in resolver.containers(service, host).items() if on
-        }
-        for host in hosts
+        host: {name: "restarted" for service in services for name, on in view.containers(service).items() if on}
+        for host, view in views.items()
     }
     seconds["who is changed together, everything restarts"], groups = timed(
         lambda: [todo.batches(target) for target in targets]
