@@ -20,6 +20,11 @@ def service_of(sls: str) -> str:
     return sls.split(".", 1)[0]
 
 
+def patience(hosts: int) -> int:
+    """Return how many seconds ``hosts`` hosts have for a sign of life: all answers go through one master."""
+    return 3 + hosts // 100
+
+
 #: host -> the SLS that a run is restricted to there; None: all of them
 Only = Mapping[str, Collection[str] | None]
 

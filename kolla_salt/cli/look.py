@@ -339,7 +339,7 @@ def prechecks(args: argparse.Namespace) -> int:
             f"         mend      {finding.mend}"
         )
     for host in unknown:
-        print(f"UNKNOWN  {host} does not answer within 3 s: systemctl status salt-minion there; salt-key -L here")
+        print(f"UNKNOWN  {host} does not answer in time: systemctl status salt-minion there; salt-key -L here")
     warnings = len(findings) - len(errors)
     said = (
         "all well"

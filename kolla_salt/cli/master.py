@@ -19,6 +19,7 @@ from typing import Any
 from kolla_salt import freshness, outcome
 from kolla_salt.cli import place
 from kolla_salt.cli.errors import CliError
+from kolla_salt.steps import patience
 
 Listener = Callable[[str, Mapping[str, Any]], None]
 
@@ -142,9 +143,9 @@ class Master:
             self.ask(hosts, "saltutil.refresh_pillar", wait=True)
             freshness.mark(self.runs_root(), digest)
 
-    def present(self, hosts: Sequence[str], timeout: int = 3) -> tuple[list[str], list[str]]:
-        """Return which of ``hosts`` answer within ``timeout`` seconds, and which do not."""
-        answers = self.ask(hosts, "test.ping", timeout=timeout)
+    def present(self, hosts: Sequence[str]) -> tuple[list[str], list[str]]:
+        """Return which of ``hosts`` answer in time (:func:`kolla_salt.steps.patience`), and which do not."""
+        answers = self.ask(hosts, "test.ping", timeout=patience(len(hosts)))
         return [h for h in hosts if answers.get(h) is True], [h for h in hosts if answers.get(h) is not True]
 
     def orchestrate(self, sls: str, pillar: Mapping[str, Any], listener: Listener, tick: Callable[[], None]) -> Any:

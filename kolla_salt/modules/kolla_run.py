@@ -29,6 +29,7 @@ from kolla_salt.steps import (
     disturbed,
     interrupted,
     matters_to_others,
+    patience,
     placement,
     rules,
     service_of,
@@ -197,13 +198,14 @@ def begin(verb: str, steps: Any, run_id: str = "", every: bool = False, hosts: A
     wanted = {host: names for host, names in wanted.items() if names}
     _fire("begun", {"run": record.id, "verb": verb, "steps": [_short(step) for step in steps], "hosts": list(wanted)})
     started = time.time()
-    answers = _ask(list(wanted), "test.ping", timeout=3)
+    answers = _ask(list(wanted), "test.ping", timeout=patience(len(wanted)))
     progress.unknown = set(wanted) - set(answers)
     present = [host for host in wanted if host in answers]
     if not present:
         raise _failed(
             run,
-            f"asking the {len(wanted)} hosts of the site for a sign of life: none answered within 3 s; "
+            f"asking the {len(wanted)} hosts of the site for a sign of life: "
+            f"none answered within {patience(len(wanted))} s; "
             "'salt-run manage.status' shows the minions, 'salt-key -L' whether their keys are accepted",
         )
     run["seconds"]["ask"] = round(time.time() - started, 3)

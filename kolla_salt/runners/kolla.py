@@ -11,6 +11,7 @@ from kolla_salt import declarations
 from kolla_salt import plan as plans
 from kolla_salt import site as sites
 from kolla_salt.context import ContextError, Resolver
+from kolla_salt.steps import patience
 
 __virtualname__ = "kolla"
 
@@ -105,10 +106,10 @@ def hosts() -> list[str]:
     return list((site.topology.get("hosts") or {}).keys())
 
 
-def who(timeout: int = 3) -> dict[str, list[str]]:
+def who(timeout: int = 0) -> dict[str, list[str]]:
     """Return which hosts of the topology answer: ``{"present": [...], "unknown": [...]}``.
 
-    :param timeout: seconds to wait for an answer.
+    :param timeout: seconds to wait for an answer; default: three, and one more for each hundred hosts.
 
     CLI Example:
 
@@ -117,6 +118,7 @@ def who(timeout: int = 3) -> dict[str, list[str]]:
         salt-run kolla.who
     """
     expected = hosts()
+    timeout = timeout or patience(len(expected))
     with salt.client.get_local_client(mopts=__opts__) as client:
         answers = client.cmd(expected, "test.ping", tgt_type="list", timeout=timeout, gather_job_timeout=timeout)
     present = [name for name in expected if answers.get(name) is True]

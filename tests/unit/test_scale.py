@@ -297,6 +297,10 @@ def test_a_step_of_many_hosts_has_a_short_name_of_its_own(large, decls, computes
     assert len(found[1]["minions"]) == computes + 1
 
 
+def test_many_hosts_have_longer_for_a_sign_of_life():
+    assert [steps.patience(hosts) for hosts in (1, 4, 100, 1000)] == [3, 3, 4, 13]
+
+
 def test_an_orchestration_of_many_hosts_can_be_rendered(large, decls):
     """A key of YAML has at most 1,024 characters."""
     site = large(1000)
@@ -369,7 +373,8 @@ def printed(large, decls, monkeypatch, capsys, tmp_path):
             def __exit__(self, *_error):
                 pass
 
-            def cmd_iter(self, hosts, function, *_arguments, **_options):
+            def cmd_iter(self, hosts, function, *_arguments, **options):
+                assert function != "test.ping" or options["timeout"] == steps.patience(len(hosts))
                 for host in hosts:
                     yield {host: {"ret": True if function == "test.ping" else answer(host)}}
 
