@@ -80,10 +80,10 @@ def test_groups_are_found_where_templates_and_declarations_read_their_members(tm
 
 def test_a_restricted_run_leaves_everything_else_alone():
     progress = steps.Progress(requires={"web": []}, primaries={"web": "c1"}, only={"c1": ["web.finish"], "c2": None})
-    step = {"sls": ["web"], "minions": ["c1", "c2", "c3"]}
-    assert progress.targets(step) == ([(["c2"], ["web"])], {})
-    finish = {"sls": ["web.finish"], "minions": ["c1"]}
-    assert progress.targets(finish) == ([(["c1"], ["web.finish"])], {})
+    step = {"role": "rest", "sls": ["web"], "minions": ["c1", "c2", "c3"]}
+    assert progress.targets(step) == ({"c2": ["web"]}, {})
+    finish = {"role": "finish", "sls": ["web.finish"], "minions": ["c1"]}
+    assert progress.targets(finish) == ({"c1": ["web.finish"]}, {})
 
 
 @pytest.mark.parametrize(
