@@ -63,8 +63,9 @@ def difference(present: str, wanted: str) -> dict[str, dict[str, Any]]:
     if present == wanted:
         return {}
     before, after = present.splitlines(), wanted.splitlines()
-    removed = [line for line in before if line not in after]
-    added = [line for line in after if line not in before]
+    there, needed = set(before), set(after)
+    removed = [line for line in before if line not in needed]
+    added = [line for line in after if line not in there]
     if not removed and not added:
         return {"/etc/hosts": {"old": "lines in another order", "new": "lines in order"}}
     return {"/etc/hosts": {"old": "\n".join(removed), "new": "\n".join(added)}}

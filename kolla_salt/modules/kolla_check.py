@@ -10,6 +10,7 @@ import shutil
 import socket
 import subprocess
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -58,9 +59,12 @@ def host() -> dict[str, Any]:
     wanted, addresses = _wanted_interfaces(resolver, groups)
     findings += prechecks.interfaces(name, wanted, addresses, links)
     topology = {other: resolver.address("api", other) for other in resolver.topology_hosts}
+    # Many at once: each may have to wait for a name server that does not know it.
+    with ThreadPoolExecutor(max_workers=16) as pool:
+        resolved = dict(zip(topology, pool.map(_resolve, topology), strict=True))
     findings += prechecks.names(
         name,
-        {other: _resolve(other) for other in topology},
+        resolved,
         topology,
         to_bool(_value(resolver, "customize_etc_hosts", False)),
     )
