@@ -587,7 +587,7 @@ class Resolver:
                 ]
                 for field in ("internal", "external", "active_passive"):
                     values[field] = to_bool(values[field])
-                for field in ("frontend", "backend"):
+                for field in ("frontend", "backend", "fallback"):
                     values[field] = self.strings(fields[field], names)
                 if values["members"]:
                     balancers.append({"entry": entry, "service": service, **values})

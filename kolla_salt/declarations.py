@@ -114,6 +114,7 @@ BALANCER_FIELDS: dict[str, tuple[tuple[type, ...], Any]] = {
     "active_passive": ((bool, str), False),
     "frontend": ((list, str), []),
     "backend": ((list, str), []),
+    "fallback": ((list, str), []),
     "when": ((bool, str), True),
     "container": ((str,), None),
 }

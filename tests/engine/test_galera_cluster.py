@@ -281,7 +281,9 @@ def cloud(base):
             "hosts": {name: {"addresses": {"api": address}} for name, address in HOSTS.items()},
             "groups": {"control": list(HOSTS), "network": list(HOSTS)},
         },
-        "passwords": {"database_password": PASSWORD, "mariadb_monitor_password": "monitor"},
+        "passwords": {
+            "database_password": PASSWORD, "mariadb_monitor_password": "monitor", "haproxy_password": "stats",
+        },
     }  # fmt: skip
     made = Cloud(base, site, patch)
     try:
@@ -406,3 +408,96 @@ def test_an_account_without_rights_can_see_whether_a_member_works(cloud):
     assert database.Database(HOSTS["ctl1"], PORTS["mariadb_port"], "monitor", "monitor").query(
         "SHOW STATUS LIKE 'wsrep_local_state'"
     ) == [("wsrep_local_state", "4")]
+
+
+# --- behind the load balancer -----------------------------------------------------------------------------------------
+
+
+class Balancer:
+    """HAProxy with what the site says of the database, asked through the virtual address."""
+
+    def __init__(self, base: Path, site: dict) -> None:
+        resolver = Resolver(declarations.load(), site, "ctl1")
+        text = config.render(resolver, "loadbalancer", "haproxy", "services.cfg").content
+        own, keep = [], False
+        for line in text.splitlines():
+            if line and not line.startswith((" ", "#")):
+                keep = line.split()[1].startswith("mariadb_")
+            own += [line] if keep else []
+        main = config.render(resolver, "loadbalancer", "haproxy", "haproxy.cfg").content
+        peers = main[main.index("peers hosts") : main.index("frontend status")]
+        defaults = main[main.index("defaults\n") : main.index("# Tables")]
+        self.file = base / "haproxy.cfg"
+        self.file.write_text("\n".join(["global", "    localpeer ctl1", "", defaults, peers, *own, ""]))
+        self.start()
+
+    def start(self):
+        self.process = subprocess.Popen(["haproxy", "-db", "-f", str(self.file)])
+
+    def writer(self, seconds=10):
+        """Return the member to which a new connection goes."""
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                connection = pymysql.connect(host="127.0.0.30", port=3306, user="root", password=PASSWORD)
+                with connection, connection.cursor() as cursor:
+                    cursor.execute("SELECT @@wsrep_node_name")
+                    return cursor.fetchone()[0]
+            except pymysql.MySQLError:
+                assert time.monotonic() < deadline, "nobody serves"
+                time.sleep(0.2)
+
+    def stop(self):
+        self.process.terminate()
+        self.process.wait(10)
+
+
+@pytest.fixture
+def balancer(cloud, base):
+    if not shutil.which("haproxy"):
+        pytest.skip("needs haproxy")
+    cloud.hosts["ctl1"].query("CREATE USER IF NOT EXISTS haproxy@'127.0.0.1'")
+    made = Balancer(base, cloud.hosts["ctl1"].pillar["kolla"])
+    yield made
+    made.stop()
+    for host in cloud.hosts.values():
+        host.query("SET GLOBAL wsrep_desync = OFF")
+
+
+def moved(balancer, away_from, seconds=15):
+    """Wait until new connections go to another member; return it."""
+    deadline = time.monotonic() + seconds
+    while (now := balancer.writer()) == away_from:
+        assert time.monotonic() < deadline, f"still {now}"
+        time.sleep(0.2)
+    return now
+
+
+def test_writers_go_to_one_member_and_stay_there_when_the_first_one_comes_back(cloud, balancer):
+    time.sleep(3)
+    assert {balancer.writer() for _ in range(5)} == {"ctl1"}
+    cloud.hosts["ctl1"].stop("mariadb")
+    second = moved(balancer, "ctl1")
+    cloud.hosts["ctl1"].start("mariadb")
+    cloud.settled()
+    time.sleep(5)
+    assert {balancer.writer() for _ in range(5)} == {second}
+    cloud.hosts[second].stop("mariadb")
+    third = moved(balancer, second)
+    cloud.hosts[second].start("mariadb")
+    cloud.settled()
+    assert third != second
+
+
+def test_a_member_that_gives_data_away_is_left_alone_unless_there_is_no_other(cloud, balancer):
+    time.sleep(3)
+    first = balancer.writer()
+    cloud.hosts[first].query("SET GLOBAL wsrep_desync = ON")
+    moved(balancer, first)
+    for host in cloud.hosts.values():
+        host.query("SET GLOBAL wsrep_desync = ON")
+    time.sleep(8)
+    assert balancer.writer() in HOSTS
+    cloud.hosts[first].query("SET GLOBAL wsrep_desync = OFF")
+    time.sleep(5)
+    assert balancer.writer() == first

@@ -264,22 +264,72 @@ def test_one_member_of_the_database_serves_and_the_others_stand_by(on):
     ]  # fmt: skip
 
 
-def test_the_check_of_the_database_logs_in_and_asks_whether_the_member_works(on):
-    backend = balanced(on())["backend mariadb_back"]
-    login, query, _ = [bytes.fromhex(line.split()[-1]) for line in backend if line.startswith("tcp-check send-binary")]
+@pytest.mark.parametrize(
+    ("backend", "asked", "good", "bad"),
+    [
+        ("mariadb_back", b"wsrep_local_state", (b"4",), (b"2", b"0")),
+        ("mariadb_fallback_back", b"wsrep_ready", (b"ON",), (b"OFF",)),
+    ],
+)
+def test_the_checks_of_the_database_log_in_and_ask_for_the_members_state(on, backend, asked, good, bad):
+    lines = balanced(on())[f"backend {backend}"]
+    login, query, _ = [bytes.fromhex(line.split()[-1]) for line in lines if line.startswith("tcp-check send-binary")]
     for packet, number in ((login, 1), (query, 0)):
         assert int.from_bytes(packet[:3], "little") == len(packet) - 4
         assert packet[3] == number
     assert login.endswith(b"haproxy\0\0")
-    assert query[4:] == b"\x03SHOW STATUS LIKE 'wsrep_ready'"
-    greeting, accepted = [line.split()[-1] for line in backend if line.startswith("tcp-check expect rbinary")]
+    assert query[4:] == b"\x03SHOW STATUS LIKE '" + asked + b"'"
+    greeting, accepted = [line.split()[-1] for line in lines if line.startswith("tcp-check expect rbinary")]
     # HAProxy matches these against upper-case hexadecimal digits.
     assert re.search(greeting, "6C0000000A31312E382E392D4D617269614442")
     assert re.search(accepted, "0700000200000002000000")
     assert not re.search(accepted, "17000002FF150423323830303041636365737320")
-    (answer,) = [bytes.fromhex(line.split()[-1]) for line in backend if line.startswith("tcp-check expect binary")]
-    assert answer in b"\x0f\x00\x00\x05\x0bwsrep_ready\x02ON"
-    assert answer not in b"\x10\x00\x00\x05\x0bwsrep_ready\x03OFF"
+    (answer,) = [bytes.fromhex(line.split()[-1]) for line in lines if line.startswith("tcp-check expect binary")]
+
+    def row(value):
+        cells = b"".join(bytes([len(cell)]) + cell for cell in (asked, value))
+        return len(cells).to_bytes(3, "little") + b"\x05" + cells
+
+    assert all(answer in row(value) for value in good)
+    assert not any(answer in row(value) for value in bad)
+
+
+def test_a_member_that_gives_data_away_serves_only_if_no_other_does(on):
+    sections = balanced(on())
+    assert "use_backend mariadb_fallback_back if { nbsrv(mariadb_back) eq 0 }" in sections["frontend mariadb_front"]
+    servers = [
+        [line for line in sections[f"backend {name}"] if line.startswith("server ")]
+        for name in ("mariadb_back", "mariadb_fallback_back")
+    ]
+    assert servers[0] == servers[1] and len(servers[0]) == 3
+    assert not any("fallback" in name for name in sections if "mariadb" not in name)
+
+
+@pytest.mark.parametrize(("ipv6", "kind"), [(False, "ip"), (True, "ipv6")])
+def test_writers_stay_at_their_member_on_whichever_host_the_address_is(on, ipv6, kind):
+    resolver = on(ipv6=ipv6)
+    assert f"stick-table type {kind} size 1 peers hosts" in balanced(resolver)["backend mariadb_back"]
+    main = blocks(rendered(resolver, "loadbalancer", "haproxy", "haproxy.cfg"))
+    assert [line.split()[1] for line in main["peers hosts"]] == ["ctl1", "ctl2", "ctl3"]
+    assert "localpeer ctl1" in main["global"]
+
+
+@pytest.mark.parametrize(("alone", "wanted"), [(True, "1"), (False, "2")])
+def test_a_killed_server_has_lost_no_transaction(on, alone, wanted):
+    options = ini(on(alone=alone), "mariadb", "mariadb", "galera.cnf")["mysqld"]
+    assert options["innodb_flush_log_at_trx_commit"] == wanted
+
+
+def test_new_members_get_their_data_from_one_that_serves_nobody(on):
+    donors = {
+        host: ini(on(host), "mariadb", "mariadb", "galera.cnf")["mysqld"]["wsrep_sst_donor"] for host in CONTROLLERS
+    }
+    assert donors == {"ctl1": "ctl3,ctl2,", "ctl2": "ctl3,ctl1,", "ctl3": "ctl2,ctl1,"}
+    assert "wsrep_sst_donor" not in ini(on(alone=True), "mariadb", "mariadb", "galera.cnf")["mysqld"]
+
+
+def test_a_member_of_the_database_is_guarded(on):
+    assert expand.container_spec(on(), "mariadb", "mariadb")["guard"] == "kolla_mariadb.stop_obstacles"
 
 
 # --- RabbitMQ ---------------------------------------------------------------------------------------------------------
@@ -344,7 +394,8 @@ def test_every_entry_of_the_catalogue_has_a_front_and_a_back(on):
     found = balanced(resolver)
     entries = [entry["entry"] for entry in resolver.catalogue["load_balancer"]]
     assert len(entries) > 6
-    assert list(found) == [name for entry in entries for name in (f"frontend {entry}_front", f"backend {entry}_back")]
+    sections = [name for name in found if not name.endswith("_fallback_back")]
+    assert sections == [name for entry in entries for name in (f"frontend {entry}_front", f"backend {entry}_back")]
     for entry in resolver.catalogue["load_balancer"]:
         front = found[f"frontend {entry['entry']}_front"]
         assert f"bind 10.0.0.10:{entry['port']}" in front
