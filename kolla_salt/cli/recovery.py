@@ -80,15 +80,14 @@ def _ending(result: dict[str, Any]) -> list[str]:
     lines = ["", view.table(["host", "state"], result["members"].items())]
     lines += [*result["problems"], *([result["error"]] if result["error"] else [])]
     size = result["size"]
-    cluster = f"a cluster of {size}" if size else "no cluster"
-    how = (
-        f"started from {result['bootstrapped']}" if result["bootstrapped"]
-        else "came back by itself" if result["waited"] and size
-        else "was running" if size else "does not run"
-    )  # fmt: skip
+    if not size:
+        how = "no cluster runs"
+    elif result["bootstrapped"]:
+        how = f"a cluster of {size}, started from {result['bootstrapped']}"
+    else:
+        how = f"a cluster of {size}, which {'came back by itself' if result['waited'] else 'was running'}"
     ending = "done" if result["ok"] else "FAILED" if not size else "INCOMPLETE"
     lines.append(
-        f"mariadb-recovery {ending}: {cluster}, which {how}, {result['seconds']:.1f} s; "
-        f"record: kolla-salt runs show {result['run']}"
+        f"mariadb-recovery {ending}: {how}, {result['seconds']:.1f} s; record: kolla-salt runs show {result['run']}"
     )
     return lines
