@@ -13,6 +13,7 @@ import socket
 import ssl
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
@@ -26,8 +27,13 @@ from kolla_salt.availability.targets import Account, Target
 TIMEOUT = 2.0
 #: Seconds that :meth:`Probe.start` waits at most to learn what is there.
 SETTLE = 3.0
-#: Seconds between two requests to what has never answered.
-_ABSENT = 0.5
+#: Seconds between two requests to what was not there before: it has no users yet, and the machine is busy enough.
+_ABSENT = 1.0
+#: The next request waits for this many times the usual latency, so that asking never takes more than a fifth of a
+#: worker: what costs its service much is asked less often, and a service that cannot keep up is left alone.
+SPARING = 5.0
+#: Seconds between two requests at most, however slow the answers.
+_SELDOM = 0.5
 #: Bytes of an answer that are read at most; a longer one is as good.
 _ENOUGH = 1 << 20
 _AGENT = "kolla-salt-availability"
@@ -140,6 +146,7 @@ class _Exchange(asyncio.Protocol):
         self.transport: asyncio.Transport | _Wire | None = None
         self.buffer = bytearray()
         self.over = False
+        self.connected = False
         self.task: asyncio.Task[None] | None = None
         self.deadline = loop.time() + timeout
         self.timer = loop.call_at(self.deadline, self.expire)
@@ -167,6 +174,7 @@ class _Exchange(asyncio.Protocol):
 
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
+        self.connected = True
         if self.over:
             transport.abort()
         else:
@@ -295,12 +303,20 @@ class Probe:
         targets: what to ask.
         account: whose token is used for those of the kind ``token``; without one they are not asked.
         timeout: seconds after which a request counts as unanswered.
+        sparing: for how many times its usual latency a target is left alone between two requests; 0: for no longer
+            than its rate says.
     """
 
-    def __init__(self, targets: Iterable[Target], account: Account | None = None, timeout: float = TIMEOUT) -> None:
+    def __init__(
+        self,
+        targets: Iterable[Target],
+        account: Account | None = None,
+        timeout: float = TIMEOUT,
+        sparing: float = SPARING,
+    ) -> None:
         self.targets = list(targets)
         self.account = account or Account()
-        self.timeout = timeout
+        self.timeout, self.sparing = timeout, sparing
         self.marks: list[dict[str, Any]] = []
         self.ledgers = [Ledger(target, memory=3 * timeout + 4) for target in self.targets]
         self.stall = 0.0
@@ -318,6 +334,7 @@ class Probe:
         self._tls: ssl.SSLContext | None = None
         self._places: dict[str, _Place] = {}
         self._requests = [b"" if target.kind != "plain" else _get(target.url, target.path) for target in self.targets]
+        self._latest: list[deque[float]] = [deque(maxlen=9) for _ in self.targets]
         self._token = self._project = ""
         self._token_tried = not (self.account.password and any(t.kind == "token" for t in self.targets))
 
@@ -399,8 +416,8 @@ class Probe:
         now = self._loop.time()
         self.stall = max(self.stall, now - planned)
         target, ledger = self.targets[number], self.ledgers[number]
-        interval = 1 / target.rate
-        if ledger.first is None and ledger.asked:
+        interval = max(1 / target.rate, min(_SELDOM, self.sparing * self._usual(number)))
+        if ledger.asked and (ledger.first is None or self._settled_at is not None and ledger.first > self._settled_at):
             interval = max(interval, _ABSENT)
         following = planned + interval
         if following < now:  # what was missed is not made up for: that would be a burst
@@ -412,12 +429,21 @@ class Probe:
             path = target.path.replace("%(project_id)s", self._project)
             self._ask(number, _get(target.url, path, self._token), self._token)
 
+    def _usual(self, number: int) -> float:
+        """Return the median of the last latencies of a target, in seconds."""
+        latest = self._latest[number]
+        return sorted(latest)[len(latest) // 2] if latest else 0.0
+
     def _ask(self, number: int, request: bytes, token: str = "") -> None:
         target, ledger = self.targets[number], self.ledgers[number]
         sent = self._now()
 
         def ended(answer: Answer | None, why: str) -> None:
             self._flying.discard(exchange)
+            if answer is not None or exchange.connected:
+                self._latest[number].append(self._now() - sent)
+            else:
+                self._latest[number].clear()  # asking costs nobody anything now, and its end is to be seen at once
             if answer is not None and answer.status >= 500:
                 why = f"HTTP status {answer.status}"
             if answer is not None and answer.status == 401 and token:

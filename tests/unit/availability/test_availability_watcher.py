@@ -65,10 +65,10 @@ def test_a_run_is_watched_and_its_record_keeps_the_receipt(tmp_path, api):
     api.stop()
     time.sleep(0.5)
     api.start()
-    time.sleep(0.4)
+    time.sleep(1.0)
     receipt = watcher.stop()
-    assert receipt.services["web"]["failed"] >= 5
-    assert 0.5 <= receipt.recovery("web killed")["web"] < 0.8
+    assert receipt.services["web"]["failed"] >= 2
+    assert 0.4 <= receipt.recovery("web killed")["web"] < 1.2 + 2 * receipt.data["stall"]
     assert record.availability() == receipt.data and receipt.data["finished"]
     assert stat.S_IMODE((record.folder / "availability.json").stat().st_mode) == 0o600
     assert not (record.folder / "availability.log").exists()
