@@ -408,6 +408,36 @@ def stop_obstacles() -> list[str]:
         return galera.stop_obstacles(__opts__["id"], own, _peers() if galera.is_primary(own) else {})
 
 
+def let_others_leave(patience: float = 15.0) -> int:
+    """Wait on the first host of the group until the others have left the cluster, so that this member is the last one.
+
+    A deployment begins on the first host, and can start a stopped cluster there only if it left last.
+
+    :param patience: seconds after which nobody else is believed to leave.
+    :returns: how many members are left, this one included; 0 if it is in no cluster, or not the first host.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt ctl1 kolla_mariadb.let_others_leave
+    """
+    with _errors():
+        if not _others() or not _resolver().is_primary("mariadb") or not _running():
+            return 0
+        size, since = 0, time.monotonic()
+        while True:
+            own = _ask_once(_server())
+            left = own["size"] if own and galera.is_primary(own) else 0
+            if left <= 1:
+                return left
+            if left != size:
+                size, since = left, time.monotonic()
+            if time.monotonic() - since > patience:
+                return left
+            time.sleep(0.3)
+
+
 @contextmanager
 def _errors() -> Iterator[None]:
     try:

@@ -275,6 +275,10 @@ def stop(stage: str = "all", services: list[str] | None = None, timeout: int | N
     stopped: list[str] = []
     began = time.monotonic()
     for group in {"services": [first], "infrastructure": [second], "all": [first, second]}[stage]:
+        for name in group:
+            # Of a cluster that has to be started from one certain member, that one is to stop last.
+            if f"kolla_{name}.let_others_leave" in __salt__:
+                __salt__[f"kolla_{name}.let_others_leave"]()
         if group:
             stopped += __salt__["kolla_container.stop_many"](group, timeout=timeout)["stopped"]
     return {"stopped": stopped, "seconds": round(time.monotonic() - began, 2)}

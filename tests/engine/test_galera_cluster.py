@@ -350,6 +350,28 @@ def test_all_stopped_in_order_start_from_the_last_one(cloud):
     assert cloud.rows() == rows
 
 
+def test_the_first_host_lets_the_others_leave_so_that_a_deployment_starts_the_cluster_again(cloud):
+    rows = cloud.rows()
+    leaving = [
+        threading.Thread(target=lambda host=cloud.hosts[name]: (time.sleep(1), host.stop("mariadb")))
+        for name in ("ctl2", "ctl3")
+    ]
+    for thread in leaving:
+        thread.start()
+    cloud.on("ctl2")
+    assert kolla_mariadb.let_others_leave() == 0
+    cloud.on("ctl1")
+    assert kolla_mariadb.let_others_leave() == 1
+    cloud.hosts["ctl1"].stop("mariadb")
+    for thread in leaving:
+        thread.join()
+    cloud.deploy()
+    assert cloud.settled()
+    assert cloud.rows() == rows
+    cloud.on("ctl1")
+    assert kolla_mariadb.let_others_leave(patience=1) == 3
+
+
 def test_power_lost_everywhere_and_one_host_does_not_come_back(cloud):
     rows = cloud.rows()
     for name in HOSTS:
