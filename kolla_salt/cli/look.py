@@ -210,8 +210,9 @@ def plan(args: argparse.Namespace) -> int:
     for host, report in broken.items():
         errors = report["errors"] if isinstance(report, dict) else [str(report)]
         print(f"\n{host}: the dry run failed:\n  " + "\n  ".join(errors))
-    for host in unknown:
-        print(f"\n{host} does not answer: nothing is known of it")
+    if unknown:
+        verb, them = ("does", "it") if len(unknown) == 1 else ("do", "them")
+        print(f"\n{view.some(unknown, most=20)} {verb} not answer: nothing is known of {them}")
     said = f"{view.plural(count, 'change')} on {view.plural(len(sums), 'host')}" if count else "nothing to change"
     print(
         f"\n{said}  ({time.monotonic() - began:.1f} s); nothing was touched. To do it: kolla-salt deploy"

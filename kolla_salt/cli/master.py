@@ -97,7 +97,7 @@ class Master:
         progress: Callable[[str, Any], None] | None = None,
         **kwargs: Any,
     ) -> dict[str, Any]:
-        """Run an execution function on ``hosts`` in one job and return host -> answer.
+        """Run an execution function on ``hosts`` in one job and return host -> answer, in the order of ``hosts``.
 
         A host that says nothing is not in the result.
 
@@ -132,7 +132,7 @@ class Master:
                         break
             except SaltClientError as error:
                 raise CliError(f"running {function} on {', '.join(hosts)}: {error}") from error
-        return answers
+        return {host: answers[host] for host in hosts if host in answers}
 
     def _refresh(self, hosts: Sequence[str]) -> None:
         """Let the minions read the site again if it has changed since they were told to."""
