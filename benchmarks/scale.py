@@ -19,6 +19,7 @@ import io
 import json
 import math
 import os
+import re
 import resource
 import socket
 import socketserver
@@ -398,6 +399,7 @@ def measure(count: int, layout: str, recorded: Mapping[str, Any], work: Path) ->
                 lambda: command(config, "plan", status=0), least=2, most=3
             )
             if kind == "new":
+                plan_text = without_seconds(printed)
                 sizes["lines that plan prints"] = printed.count("\n")
                 asked = [entry for entry in simulated.asked if entry["function"] == "kolla_node.survey"][-1]
                 sizes["bytes of arguments that each host is sent and sends back"] = asked["arguments"]
@@ -441,7 +443,12 @@ def measure(count: int, layout: str, recorded: Mapping[str, Any], work: Path) ->
         lambda: files(Resolver(decls, pillars[compute[0]], compute[0]))
     )
     sizes["megabytes of memory of the measuring process"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-    return {"hosts": count, "seconds": seconds, "sizes": sizes}
+    return {"hosts": count, "seconds": seconds, "sizes": sizes, "plan": plan_text}
+
+
+def without_seconds(text: str) -> str:
+    """Return what a verb printed without the time it took."""
+    return re.sub(r"\([0-9.]+ s\)", "", text)
 
 
 def files(resolver: Any) -> int:
@@ -558,7 +565,7 @@ def chart(rows: Sequence[Row], width: int = 860, height: int = 560) -> str:
     high = math.ceil(math.log10(max(value for row in rows for value in row["values"].values())))
 
     def x(hosts: float) -> float:
-        share = (math.log(hosts) - math.log(sizes[0])) / (math.log(sizes[-1]) - math.log(sizes[0]))
+        share = (math.log(hosts) - math.log(sizes[0])) / ((math.log(sizes[-1]) - math.log(sizes[0])) or 1)
         return left + share * (width - left - right)
 
     def y(cost: float) -> float:
@@ -650,7 +657,8 @@ def main() -> int:
             from benchmarks import farm
 
             simulated = one_size(args.real, args.layout, recorded, work)
-            real = farm.compare(args.real, work, simulated["seconds"])
+            # The minions must print the same plan, too.
+            real = farm.compare(args.real, work, simulated)
     rows = table(results)
     about = (
         f"Layout: three controllers{' and three network nodes' if args.layout == 'network' else ''}, the rest compute "
