@@ -499,7 +499,7 @@ def undrain(args: argparse.Namespace) -> int:
             )
     for handover in _handovers(job):
         wanted = _wanted(resolver, handover.kind)
-        if handover.agent and not handover.agent["admin_state_up"]:
+        if handover.agent and (not handover.agent["admin_state_up"] or _unfinished(job)):
             tasks.append(
                 Task(
                     f"switch the {handover.kind} on, give it what has fewer than {wanted}",
