@@ -41,6 +41,8 @@ from kolla_salt.steps import (
 
 __virtualname__ = "kolla_run"
 _KEY = "kolla_salt.run"
+#: How many hosts' states a step returns to the orchestration; the record has all.
+_MOST_SHOWN = 20
 
 
 def __virtual__() -> str:
@@ -524,11 +526,16 @@ def _put_in_left_behind(run: dict[str, Any]) -> None:
 
 
 def _as_state(report: dict[str, Any], returns: dict[str, Any]) -> dict[str, Any]:
-    """Return a step's outcome as a state has it; hosts where nothing changed are left out, as ``salt.state`` does."""
+    """Return a step's outcome as a state has it; hosts where nothing changed are left out, as ``salt.state`` does.
+
+    Of many hosts some are shown, those that failed first: Salt keeps all of it in memory, and cuts events over 1 MB.
+    """
     hosts = report["hosts"]
-    shown = {
+    told = {
         host: states for host, states in returns.items() if hosts[host]["result"] is False or hosts[host]["changed"]
     }
+    shown = dict(sorted(told.items(), key=lambda item: hosts[item[0]]["result"] is not False)[:_MOST_SHOWN])
+    more = [f"{len(told) - len(shown)} more hosts are in the run's record"] if len(told) > len(shown) else []
     failed = [f"failed on {host}" for host, said in hosts.items() if said["result"] is False]
     silent = [f"{host} did not return" for host in hosts if host not in returns]
     left_out = [
@@ -543,7 +550,7 @@ def _as_state(report: dict[str, Any], returns: dict[str, Any]) -> dict[str, Any]
     return {
         "result": result,
         "changes": {"out": "highstate", "ret": shown} if shown else {},
-        "comment": "\n".join([*failed, *silent, *left_out]) or ("applied" if hosts else "nothing to do"),
+        "comment": "\n".join([*failed, *silent, *left_out, *more]) or ("applied" if hosts else "nothing to do"),
     }
 
 

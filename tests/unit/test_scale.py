@@ -19,6 +19,7 @@ from kolla_salt import __version__, declarations, freshness, outcome, plan, runs
 from kolla_salt import site as sites
 from kolla_salt.cli import main
 from kolla_salt.context import ContextError, Resolver
+from kolla_salt.modules import kolla_run
 from kolla_salt.site import Site
 from tests.conftest import FORMULA, ROOT
 
@@ -353,6 +354,23 @@ def test_a_rolling_change_of_many_hosts_does_not_look_at_every_group_for_every_h
         found = steps.batches(hosts, dict.fromkeys(hosts, ["web_agent", "other"]), limits)
         assert [len(group) for group in found] == [1] * count
         assert Limits.looked < 20 * count
+
+
+def test_a_step_returns_the_states_of_some_hosts_those_that_failed_first(monkeypatch):
+    monkeypatch.setattr(kolla_run, "__opts__", {}, raising=False)
+    names = [f"h{number}" for number in range(500)]
+    hosts = {name: {"result": name != "h499", "changed": ["x"]} for name in names}
+    report = {"hosts": hosts, "left_out": {}, "ok": False}
+    state = kolla_run._as_state(report, {name: {"states of": name} for name in names})
+    assert list(state["changes"]["ret"])[:2] == ["h499", "h0"]
+    assert len(state["changes"]["ret"]) == 20
+    assert state["comment"] == "failed on h499\n480 more hosts are in the run's record"
+    few = kolla_run._as_state({"hosts": {"h1": hosts["h1"]}, "left_out": {}, "ok": True}, {"h1": {"states of": "h1"}})
+    assert few == {
+        "result": True,
+        "changes": {"out": "highstate", "ret": {"h1": {"states of": "h1"}}},
+        "comment": "applied",
+    }
 
 
 # --- what is shown ----------------------------------------------------------------------------------------------------
