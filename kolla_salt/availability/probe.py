@@ -29,11 +29,11 @@ TIMEOUT = 2.0
 SETTLE = 3.0
 #: Seconds between two requests to what was not there before: it has no users yet, and the machine is busy enough.
 _ABSENT = 1.0
-#: The next request waits for this many times the usual latency, so that asking never takes more than a fifth of a
+#: The next request waits for this many times the usual latency, so that asking never takes more than a tenth of a
 #: worker: what costs its service much is asked less often, and a service that cannot keep up is left alone.
-SPARING = 5.0
+SPARING = 10.0
 #: Seconds between two requests at most, however slow the answers.
-_SELDOM = 0.5
+_SELDOM = 1.0
 #: Bytes of an answer that are read at most; a longer one is as good.
 _ENOUGH = 1 << 20
 _AGENT = "kolla-salt-availability"
