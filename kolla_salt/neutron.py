@@ -213,6 +213,9 @@ class Handover:
         """Return whether another agent would go on serving if this one stopped now."""
         if self.kind == DHCP:
             ready = self.network.dhcp_hosts(thing)
+            if self.agent and self.agent["host"] not in ready:
+                # A network without DHCP, such as an external one, has agents that do nothing for it.
+                return True
             return bool(ready & ({self.hosts[taker]} if taker else {self.hosts[a] for a in self.takers}))
         states = {agent["id"]: agent.get("ha_state") for agent in self._standbys(thing)}
         return states.get(taker) in ("active", "standby") if taker else any(states.values())

@@ -19,7 +19,7 @@ class FakeOpenStack:
         self.log, self.versions = [], set()
         self.steps, self.fails, self.target = 2, {}, "cmp2"
         self.slow = 0
-        self.standby = "standby"
+        self.standby, self.late = "standby", False
         fake = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -153,7 +153,10 @@ class FakeOpenStack:
         if words == ["agents"]:
             return 200, {"agents": list(self.agents.values())}
         if words == ["ports"]:
-            hosts = [self.agents[a]["host"] for a, things in self.bound.items() if query["network_id"] in things]
+            name = query["network_id"]
+            served = self.names[name].get("dhcp", True) and not self.late
+            hosts = [self.agents[a]["host"] for a, things in self.bound.items() if name in things]
+            hosts = hosts if served else hosts[:1] if self.late else []
             return 200, {"ports": [{"status": "ACTIVE", "binding:host_id": host} for host in hosts]}
         if words[0] in ("networks", "routers"):
             found = [dict(self.agents[a]) for a, things in self.bound.items() if words[1] in things]

@@ -219,6 +219,25 @@ def test_networks_are_served_by_another_before_they_leave(fake, network):
     assert [line.split()[0] for line in fake.log] == ["POST", "DELETE", "PUT"]
 
 
+def test_a_network_without_dhcp_is_not_waited_for(fake, network):
+    own, other = fake.add_agent(neutron.DHCP, "net1"), fake.add_agent(neutron.DHCP, "net2")
+    fake.bind("external", own, dhcp=False)
+    assert handover(network, neutron.DHCP, timeout=0).drain() == {"external": "net2"}
+    assert fake.bound == {own: [], other: ["external"]}
+
+
+def test_a_network_stays_until_another_agent_serves_it(fake, network):
+    own, other = fake.add_agent(neutron.DHCP, "net1"), fake.add_agent(neutron.DHCP, "net2")
+    fake.bind("n1", own)
+    fake.late = True
+    with pytest.raises(CloudError, match="moving network n1 away from net1: no other DHCP agent serves it after 0 s"):
+        handover(network, neutron.DHCP, timeout=0).drain()
+    assert fake.bound == {own: ["n1"], other: ["n1"]} and fake.agents[own]["admin_state_up"] is True
+    fake.late = False
+    handover(network, neutron.DHCP).drain()
+    assert fake.bound == {own: [], other: ["n1"]}
+
+
 def test_draining_twice_changes_nothing_the_second_time(fake, network):
     fake.bind("n1", fake.add_agent(neutron.DHCP, "net1"))
     fake.add_agent(neutron.DHCP, "net2")
