@@ -13,7 +13,7 @@ from kolla_salt.availability import watcher
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; status 1 if a request failed or nothing answered."""
+    """Run the command line; status 1 if a request failed or a service never answered."""
     parser = argparse.ArgumentParser(prog="python -m kolla_salt.availability", description=__doc__)
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("--site", type=Path, metavar="DIR", help="the site's folder")
@@ -52,7 +52,8 @@ def watch(args: argparse.Namespace) -> int:
         if args.json:
             args.json.write_text(text + "\n")
         print(receipt.text())
-    return 0 if receipt.data["requests"] and not receipt.failed else 1
+    there = all(said["there_before"] is not None for said in receipt.services.values())
+    return 0 if receipt.data["requests"] and there and not receipt.failed else 1
 
 
 if __name__ == "__main__":
