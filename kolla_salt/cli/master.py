@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from kolla_salt import freshness, outcome
-from kolla_salt.cli import place
+from kolla_salt.cli import place, view
 from kolla_salt.cli.errors import CliError
 from kolla_salt.steps import patience
 
@@ -131,7 +131,7 @@ class Master:
                     if len(answers) == len(hosts):
                         break
             except SaltClientError as error:
-                raise CliError(f"running {function} on {', '.join(hosts)}: {error}") from error
+                raise CliError(f"running {function} on {view.some(hosts)}: {error}") from error
         return {host: answers[host] for host in hosts if host in answers}
 
     def _refresh(self, hosts: Sequence[str]) -> None:
