@@ -34,6 +34,8 @@ class Farm(Cluster):
     def __init__(self, base: Path, minions: list[str]) -> None:
         super().__init__(base, ROOT / "salt", minions)
         self.environ |= {name: os.environ[name] for name in ("DOCKER_HOST", "NO_PROXY", "no_proxy")}
+        master = yaml.safe_load(self.config.read_text()) | {"timeout": 60, "gather_job_timeout": 60}
+        self.config.write_text(yaml.safe_dump(master))
         self.environ["PYTHONPATH"] = str(ROOT)  # the code of this very checkout
         for name in minions:
             path = base / name / "minion"

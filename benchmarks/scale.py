@@ -639,6 +639,22 @@ def one_size(count: int, layout: str, recorded: Path, work: Path) -> dict[str, A
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def write(rows: Sequence[Row], layout: str, out: Path, real: Sequence[Mapping[str, Any]] = ()) -> str:
+    """Write the results as JSON, Markdown and SVG to the folder ``out``; return the Markdown."""
+    about = (
+        f"Three controllers{' and three network nodes' if layout == 'network' else ''}, the rest compute hosts. "
+        f"{os.cpu_count()} cores, Python {sys.version.split()[0]}. Seconds of CPU, the least of up to twenty times. "
+        "The exponent is that between 100 hosts and the most."
+    )
+    text = markdown(rows, about, real)
+    out.mkdir(parents=True, exist_ok=True)
+    name = "scale" if layout == "control" else f"scale-{layout}"
+    (out / f"{name}.json").write_text(json.dumps({"about": about, "rows": rows, "real": real}, indent=1) + "\n")
+    (out / f"{name}.md").write_text(text)
+    (out / f"{name}.svg").write_text(chart(rows))
+    return text
+
+
 def main() -> int:
     """Measure, print and write the results; 0 only if no step grows faster than the hosts and all limits are kept."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -667,26 +683,14 @@ def main() -> int:
         for size in map(int, args.sizes.split(",")):
             results.append(one_size(size, args.layout, recorded, work))
             print(f"{size} hosts: measured", file=sys.stderr, flush=True)
-        real = []
+        rows = table(results)
+        text = write(rows, args.layout, args.out)
         if args.real:
             from benchmarks import farm
 
             simulated = one_size(args.real, args.layout, recorded, work)
-            # The minions must print the same plan, too.
-            real = farm.compare(args.real, work, simulated)
-    rows = table(results)
-    about = (
-        f"Layout: three controllers{' and three network nodes' if args.layout == 'network' else ''}, the rest compute "
-        f"hosts. {os.cpu_count()} cores, Python {sys.version.split()[0]}. Seconds of CPU, the least of up to twenty "
-        "times. The exponent is that between 100 hosts and the most."
-    )
-    text = markdown(rows, about, real)
+            text = write(rows, args.layout, args.out, farm.compare(args.real, work, simulated))
     print(text)
-    args.out.mkdir(parents=True, exist_ok=True)
-    name = "scale" if args.layout == "control" else f"scale-{args.layout}"
-    (args.out / f"{name}.json").write_text(json.dumps({"about": about, "rows": rows, "real": real}, indent=1) + "\n")
-    (args.out / f"{name}.md").write_text(text)
-    (args.out / f"{name}.svg").write_text(chart(rows))
     bad = [row["name"] for row in rows if row["slope"] > STEEPEST]
     largest = results[-1]["seconds"]
     bad += [
