@@ -444,7 +444,8 @@ class Probe:
                 self._latest[number].append(self._now() - sent)
             else:
                 self._latest[number].clear()  # asking costs nobody anything now, and its end is to be seen at once
-            if answer is not None and answer.status >= 500:
+            # A health document may be missing; what is asked with a token was chosen because it is there.
+            if answer is not None and answer.status >= (400 if token and answer.status != 401 else 500):
                 why = f"HTTP status {answer.status}"
             if answer is not None and answer.status == 401 and token:
                 task = asyncio.ensure_future(self._judge(ledger, sent, token))

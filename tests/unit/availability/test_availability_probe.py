@@ -240,6 +240,13 @@ def test_a_request_with_token_names_the_project(api, identity):
     assert identity.given == 1
 
 
+def test_what_a_token_is_no_use_for_has_failed(api, identity):
+    api.mode = 404
+    with watched(target(api, "token"), account=account(identity)) as probe:
+        time.sleep(0.4)
+    assert probe.stop().entries[0]["silent"] == "HTTP status 404"
+
+
 def test_a_revoked_token_is_renewed_and_is_no_failure_of_the_service(api, identity):
     api.mode = lambda head: 200 if identity.knows(head) else 401
     with watched(target(api, "token"), account=account(identity)) as probe:
