@@ -352,6 +352,10 @@ def make(
         finished: False: it was written on the way, and a probe that was killed left it.
     """
     entries = [ledger.entry(now, settled) for ledger in ledgers]
+    before = {entry["entry"] for entry in entries if entry["there_before"]}
+    for entry in entries:
+        # Its token may only have come later.
+        entry["there_before"] = entry["first_answer"] is not None and entry["entry"] in before
     services: dict[str, dict[str, Any]] = {}
     for name in dict.fromkeys(entry["service"] for entry in entries):
         own = [entry for entry in entries if entry["service"] == name]

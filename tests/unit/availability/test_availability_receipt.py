@@ -105,6 +105,15 @@ def test_nothing_counts_before_the_first_good_answer():
     assert (entry["requests"], entry["failed"], entry["outages"]) == (10, 0, [])
 
 
+def test_an_entry_that_was_there_before_its_token_was_there_before():
+    plain, token, late = ledger(), ledger(kind="token"), ledger("db", "db", "token")
+    every(plain, 0, 9)
+    every(token, 4, 9)
+    every(late, 4, 9)
+    data = receipt(plain, token, late, now=9)
+    assert [entry["there_before"] for entry in data.entries] == [True, True, False]
+
+
 def test_what_never_answered_says_why_and_is_no_outage():
     silent, well = ledger("db", "db"), ledger()
     every(silent, 0, 5, bad="no route to host")
