@@ -7,6 +7,7 @@ only by verbs that talk to hosts. So ``kolla-salt --help`` costs what Python's s
 from __future__ import annotations
 
 import argparse
+import gc
 import importlib
 import json
 import os
@@ -165,6 +166,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         hint = f"; did you mean '{close[0]}'?" if close else ""
         print(f"kolla-salt: unknown verb '{verb}'{hint or ';'} 'kolla-salt --help' lists all", file=sys.stderr)
         return 2
+    # The answers of many hosts are many objects that stay; searching them for garbage again and again doubles the work.
+    gc.set_threshold(50_000, 20, 20)
     args = build(verb).parse_args(argv)
     args.json = getattr(args, "json", False)
     run = getattr(args, "handler", None)
