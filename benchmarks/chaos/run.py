@@ -163,7 +163,7 @@ def execute(chosen: Scenario, cluster: Cluster, number: int, say: Callable[[str]
                     action()
             except Exception as error:
                 run.problems.append(f"putting things right: {type(error).__name__}: {error}")
-    seconds, ailing = cluster.await_(cluster.ails, 240)
+    seconds, ailing = cluster.await_(cluster.ails, 120)
     if seconds is None:
         run.problems.append(f"the cloud was not well again by itself: found {'; '.join(ailing[:6])}")
         left = cluster.put_right()
