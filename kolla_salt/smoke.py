@@ -137,7 +137,7 @@ class Check:
         with self.step("upload the guest's kernel, ramdisk and disk") as entry:
             parts: dict[str, Any] = {}
             for kind, data in (
-                ("kernel", self.guest.kernel.read_bytes()),
+                ("kernel", guests.plain_kernel(self.guest.kernel.read_bytes())),
                 ("ramdisk", self.guest.ramdisk.read_bytes()),
             ):
                 form = {"kernel": "aki", "ramdisk": "ari"}[kind]

@@ -72,3 +72,10 @@ def test_a_folder_without_modules_is_refused(tmp_path):
     (tmp_path / "bin/busybox").write_bytes(b"x")
     with pytest.raises(guest.GuestError, match="no modules of 6.1"):
         guest.ramdisk(tmp_path, "6.1")
+
+
+def test_a_kernel_is_not_taken_for_a_partitioned_disk():
+    kernel = b"MZ" + b"c" * 508 + b"\x55\xaa" + b"HdrS"
+    plain = guest.plain_kernel(kernel)
+    assert plain == b"MZ" + b"c" * 508 + b"\0\0" + b"HdrS"
+    assert guest.plain_kernel(plain) == plain
