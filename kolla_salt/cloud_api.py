@@ -51,6 +51,9 @@ class Api:
             options = {"microversion": MICROVERSIONS[kind], "microversion_service_type": kind}
         if body is not None:
             options["json"] = body
+        if method == "GET":
+            # Asking again does no harm; a load balancer answers for a service that is busy.
+            options |= {"connect_retries": 2, "status_code_retries": 2, "retriable_status_codes": [502, 503, 504]}
         doing = f"{method} {path} of the {kind} service"
         try:
             answer = self.session.request(
