@@ -69,7 +69,8 @@ def drain(targets: dict[str, str], timeout: float = DRAIN_TIMEOUT) -> dict[str, 
 
     :param targets: ``backend/server`` -> ``drain`` (connections may end) or ``maint`` (they are cut)
     :param timeout: seconds to wait for connections to end; afterwards they are left as they are
-    :returns: ``out``: those that are out; ``stay``: target -> why not; ``open``: target -> connections left
+    :returns: ``out``: those that are out; ``before``: those of them that were out before; ``stay``: target -> why not;
+        ``open``: target -> connections left
     :raises CommandExecutionError: HAProxy does not answer, or refused
 
     CLI Example:
@@ -78,7 +79,9 @@ def drain(targets: dict[str, str], timeout: float = DRAIN_TIMEOUT) -> dict[str, 
 
         salt ctl1 kolla_haproxy.drain '{keystone_back/ctl2: drain}'
     """
-    going, stay = _haproxy.can_go(servers(), targets)
+    known = servers()
+    going, stay = _haproxy.can_go(known, targets)
+    before = [target for target in going if _haproxy.is_out(known[target]["status"])]
     for target in going:
         _set(target, targets[target])
     deadline = time.monotonic() + timeout
@@ -89,7 +92,7 @@ def drain(targets: dict[str, str], timeout: float = DRAIN_TIMEOUT) -> dict[str, 
         if not left or time.monotonic() > deadline:
             break
         time.sleep(0.1)
-    return {"out": going, "stay": stay, "open": left}
+    return {"out": going, "before": before, "stay": stay, "open": left}
 
 
 def ready(targets: list[str], timeout: float = READY_TIMEOUT) -> dict[str, Any]:

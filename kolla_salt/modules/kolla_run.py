@@ -483,7 +483,13 @@ def _take_out(run: dict[str, Any], jobs: list[tuple[list[str], list[str]]]) -> d
     if not targets or len(balancers) == 0:
         return {}
     write_atomically(_out_file(), json.dumps(targets).encode())
-    _ask(balancers, "kolla_haproxy.drain", targets=targets)
+    answers = _ask(balancers, "kolla_haproxy.drain", targets=targets)
+    drained = {target for said in answers.values() if isinstance(said["ret"], dict) for target in said["ret"]["before"]}
+    if not drained:
+        return targets
+    # What an operator has taken out is his to put in again.
+    targets = {target: mode for target, mode in targets.items() if target not in drained}
+    write_atomically(_out_file(), json.dumps(targets).encode())
     return targets
 
 

@@ -105,6 +105,13 @@ def test_a_server_is_taken_out_and_put_in_again(running):
     assert running.rows["keystone_back/ctl1"] == "UP"
 
 
+def test_what_was_out_before_is_told_apart_from_what_is_taken_out_now(running):
+    target = "keystone_back/ctl1"
+    assert module.drain({target: "drain"}, timeout=1)["before"] == []
+    again = module.drain({target: "drain"}, timeout=1)
+    assert (again["out"], again["before"]) == ([target], [target])
+
+
 def test_connections_are_waited_for_and_named_when_they_do_not_end(running):
     running.sessions["keystone_back/ctl1"] = 2
     assert module.drain({"keystone_back/ctl1": "drain"}, timeout=0.3)["open"] == {"keystone_back/ctl1": 2}
