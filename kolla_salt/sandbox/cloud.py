@@ -279,7 +279,7 @@ def _node(
         # Also without a first process: an interrupted start may be about to have one.
         node.kill(paths, one.name)
     running = found[0] if what == "keep" else None
-    node.prepare_files(paths, one, nodes, running)
+    changed = node.prepare_files(paths, one, nodes, running)
     run_dir = paths.node(one.name) / "run"
     host.write_file(run_dir / "code.now", f"{code}\n")
     forgot = _forget_other_master(paths, one.name, running)
@@ -298,8 +298,8 @@ def _node(
             node.connect(one, node.launch(paths, one, base, venv))
         return
     stamp = run_dir / "code.minion"
-    if forgot or not stamp.exists() or stamp.read_text().strip() != code:
-        with progress.step(f"restarted the minion of {one.name} with the present code"):
+    if changed or forgot or not stamp.exists() or stamp.read_text().strip() != code:
+        with progress.step(f"restarted the minion of {one.name} with the present code and configuration"):
             node.restart_minion(running)
 
 

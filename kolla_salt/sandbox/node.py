@@ -154,8 +154,12 @@ enable_gpu_grains: False
     )
 
 
-def prepare_files(paths: Paths, node: Node, nodes: Sequence[Node], running: Running | None) -> None:
-    """Write the node's own files, where they are missing or not as wanted."""
+def prepare_files(paths: Paths, node: Node, nodes: Sequence[Node], running: Running | None) -> bool:
+    """Write the node's own files, where they are missing or not as wanted.
+
+    Returns:
+        Whether a minion that runs has to start anew to read its configuration.
+    """
     directory = paths.node(node.name)
     for part in ("upper", "work", "root", "docker", "run"):
         (directory / part).mkdir(parents=True, exist_ok=True)
@@ -169,7 +173,7 @@ def prepare_files(paths: Paths, node: Node, nodes: Sequence[Node], running: Runn
     except FileNotFoundError:
         old = "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n"
     host.write_file(hosts, topo.with_hosts_block(old, nodes))
-    host.write_file(place("etc/salt/minion"), minion_config(node, len(nodes)))
+    changed = host.write_file(place("etc/salt/minion"), minion_config(node, len(nodes)))
     for part in rootfs.READY_PYCACHE:
         host.ensure_link(place(f"{rootfs.NODE_PYCACHE.lstrip('/')}/{part}"), f"{rootfs.NODE_VENV}/pycache/{part}")
     if running is None:
@@ -179,6 +183,7 @@ def prepare_files(paths: Paths, node: Node, nodes: Sequence[Node], running: Runn
             host.write_file(place("etc/docker/daemon.json"), daemon_config())
         if not place("etc/machine-id").exists():
             host.write_file(place("etc/machine-id"), f"{uuid.uuid4().hex}\n", 0o444)
+    return changed
 
 
 def launch(paths: Paths, node: Node, base: Path, venv: Path) -> Running:

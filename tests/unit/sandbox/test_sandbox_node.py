@@ -58,6 +58,8 @@ def test_engine_config_suits_host_networking() -> None:
 
 def test_minion_config() -> None:
     config = yaml.safe_load(node.minion_config(topology.nodes_for(2)[1]))
+    assert "state_max_parallel" not in config
+    assert yaml.safe_load(node.minion_config(topology.nodes_for(4)[1], 4))["state_max_parallel"] == 3
     assert (config["id"], config["master"], config["publish_port"]) == ("node2", "10.99.0.1", 14505)
 
 
