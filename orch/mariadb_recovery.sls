@@ -5,7 +5,6 @@
 #   salt-run state.orchestrate orch.mariadb_recovery pillar='{"kolla_recovery": {"from": "ctl2"}}'
 {%- set asked = salt['pillar.get']('kolla_recovery', {}) %}
 Start the database's cluster from its most advanced member and join the others:
-  salt.runner:
-    - name: kolla_mariadb.recover
+  kolla_mariadb.recovered:
     - without: {{ asked.without | default([]) | tojson }}
     - start_from: {{ asked.get('from') | tojson }}
