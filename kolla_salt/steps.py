@@ -124,8 +124,6 @@ def matters_to_others(change: Mapping[str, Any]) -> bool:
 #: What a run does to a container that clients may notice. A reload is among them: a configuration that does not work
 #: must not reach the next host.
 _DISTURBING = {"recreated", "restarted", "reloaded", "removed"}
-#: Of these, what interrupts it.
-_STOPPING = {"recreated", "restarted", "removed"}
 
 #: host -> container -> what the dry run says will be done to it
 Disturbed = Mapping[str, Mapping[str, str]]
@@ -161,11 +159,6 @@ def disturbed(changes: Iterable[Mapping[str, Any]]) -> dict[str, str]:
         if action in _DISTURBING:
             found[change["id"]] = action
     return found
-
-
-def interrupted(containers: Mapping[str, str]) -> list[str]:
-    """Return those of one host's :func:`disturbed` containers that will be stopped for a while."""
-    return [name for name, action in containers.items() if action in _STOPPING]
 
 
 def hosts_at_once(declared: int | str, hosts: int) -> int:

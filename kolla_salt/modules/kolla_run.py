@@ -27,7 +27,6 @@ from kolla_salt.steps import (
     Only,
     Progress,
     disturbed,
-    interrupted,
     matters_to_others,
     patience,
     placement,
@@ -467,7 +466,11 @@ def _balancers(run: dict[str, Any]) -> list[str]:
 
 
 def _take_out(run: dict[str, Any], jobs: list[tuple[list[str], list[str]]]) -> dict[str, str]:
-    """Take the servers whose containers are about to be interrupted out of all load balancers; return them."""
+    """Take the servers whose containers are about to be disturbed out of all load balancers; return them.
+
+    Also for a reload: a server with a single process accepts requests and lets them wait while it loads. Not the one
+    that alone is written to, though: what changes places for nothing would break connections.
+    """
     if __opts__.get("test"):
         return {}
     progress: Progress = run["progress"]
@@ -475,9 +478,10 @@ def _take_out(run: dict[str, Any], jobs: list[tuple[list[str], list[str]]]) -> d
         f"{haproxy.backend(entry['entry'])}/{host}": "maint" if entry["active_passive"] else "drain"
         for names, sls in jobs
         for host in names
-        for container in interrupted(progress.planned.get(host, {}))
+        for container, action in progress.planned.get(host, {}).items()
         for entry in run["entries"].get(container, ())
         if entry["service"] in {service_of(name) for name in sls}
+        and not (action == "reloaded" and entry["active_passive"])
     }
     balancers = _balancers(run)
     if not targets or len(balancers) == 0:
