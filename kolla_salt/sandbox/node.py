@@ -241,8 +241,33 @@ def launch(paths: Paths, node: Node, base: Path, venv: Path) -> Running:
     raise SandboxError(doing, found, "its first process tini", f"see {log}; root needs all capabilities")
 
 
+def network_parameters(texts: Iterable[str]) -> list[str]:
+    """Return what files of /etc/sysctl.d say of the network, as ``name=value``; later ones win.
+
+    Only that: other kernel parameters are not the node's but the machine's.
+    """
+    found: dict[str, str] = {}
+    for text in texts:
+        for line in text.splitlines():
+            name, equals, value = line.partition("=")
+            if equals and name.strip().startswith("net."):
+                found[name.strip()] = value.strip()
+    return [f"{name}={value}" for name, value in found.items()]
+
+
+def boot(node: Node, running: Running) -> None:
+    """Set the kernel parameters of a node's network, as a server does at its start and the node's first process does not."""
+    files = sorted(Path(f"/proc/{running.pid}/root/etc/sysctl.d").glob("*.conf"))
+    wanted = network_parameters(file.read_text() for file in files if file.is_file())
+    if wanted:
+        # -e: some exist in the machine's own network namespace alone.
+        command = enter_command(running, ["sysctl", "-q", "-e", "-w", *wanted])
+        host.run(command, f"set the kernel parameters of {node.name}", check=False)
+
+
 def connect(node: Node, running: Running) -> None:
-    """Give the node its network cards and addresses, as far as it does not have them."""
+    """Give the node its network cards, addresses and kernel parameters, as far as it does not have them."""
+    boot(node, running)
     pid, doing = running.pid, f"connect node {node.name}"
     enter = ["nsenter", f"--net=/proc/{pid}/ns/net"]
     cards = {link["ifname"]: link for link in host.ip_json(["address", "show"], pid)}

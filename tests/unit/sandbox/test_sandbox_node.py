@@ -76,6 +76,15 @@ def test_prepare_files_leaves_the_engines_config_to_its_later_owner(paths: Paths
     assert (upper / "etc/hostname").read_text() == "node1\n"
 
 
+def test_what_a_node_sets_at_its_start_is_its_network_and_not_the_machine() -> None:
+    texts = [
+        "# a comment\nnet.ipv4.ip_nonlocal_bind = 1\nkernel.pid_max = 99\n",
+        "net.ipv4.ip_nonlocal_bind=0\nnet.core.x = a b\n",
+    ]
+    assert node.network_parameters(texts) == ["net.ipv4.ip_nonlocal_bind=0", "net.core.x=a b"]
+    assert node.network_parameters([]) == []
+
+
 def test_enter_command_joins_all_namespaces() -> None:
     command = node.enter_command(Running(5, "d", True), ["ls", "-l"], {"TERM": "dumb"})
     assert command[:2] == ["nsenter", "--target=5"]
