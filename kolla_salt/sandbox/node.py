@@ -256,7 +256,7 @@ def network_parameters(texts: Iterable[str]) -> list[str]:
 
 
 def boot(node: Node, running: Running) -> None:
-    """Set the kernel parameters of a node's network, as a server does at its start and the node's first process does not."""
+    """Set the kernel parameters of a node's network, as a server does at its start."""
     files = sorted(Path(f"/proc/{running.pid}/root/etc/sysctl.d").glob("*.conf"))
     wanted = network_parameters(file.read_text() for file in files if file.is_file())
     if wanted:
