@@ -229,9 +229,9 @@ def _all_databases(run: Run, kill: Any) -> None:
 
 @scenario("keystone-option", "one Keystone option is changed", limit=540)
 def keystone_option(run: Run) -> None:
-    """Deploy a changed option and take it back, while Keystone is asked, thirty times a second with a token."""
+    """Deploy a changed option and take it back, while Keystone is asked ten times a second with a token."""
     cluster = run.cluster
-    probe = parts.watched(run, rate=10, token_rate=30, services=("keystone",))
+    probe = parts.watched(run, rate=5, token_rate=10, services=("keystone",))
     value = 80000 + int(time.time()) % 1000
     with parts.override(cluster, "keystone.conf", f"[token]\nexpiration = {value}\n"):
         done = parts.deploy(run, "keystone")
