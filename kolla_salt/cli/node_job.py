@@ -240,12 +240,11 @@ class Job:
 
     # --- runs -----------------------------------------------------------------------------------------------------
 
-    def refresh(self, directory_changed: bool = True) -> None:
+    def refresh(self) -> None:
         """Read the site again, and let all minions that answer read it."""
         self.cloud = Cloud(self.master.site)
-        if directory_changed:
-            hosts = [name for name in self.present if name in self.cloud.hosts]
-            self.master.ask(hosts, "saltutil.refresh_pillar", wait=True)
+        hosts = [name for name in self.present if name in self.cloud.hosts]
+        self.master.ask(hosts, "saltutil.refresh_pillar", wait=True)
 
     def deploy(self, only: Any) -> str:
         """Run the orchestration inside this run's record, restricted to ``only``; return how it went.
@@ -283,7 +282,7 @@ class Job:
         # The record was closed by the end of the orchestration, and is gone on with.
         return f"{view.plural(changed, 'change')} on {', '.join(touched)}" if changed else "nothing had to be changed"
 
-    def scope(self, larger: Cloud | Any, smaller: Any) -> Any:
+    def scope(self, larger: Any, smaller: Any) -> Any:
         """Return what the run of a host that comes or goes is restricted to."""
         from kolla_salt import paths
 
