@@ -69,6 +69,7 @@ class Recovery:
     _views: dict[str, Any] = field(default_factory=dict)
     _known: dict[str, Any] = field(default_factory=dict)
     _failed: dict[str, list[str]] = field(default_factory=dict)
+    _halted: list[str] = field(default_factory=list)
 
     def run(self) -> dict[str, Any]:
         """Do it.
@@ -97,7 +98,19 @@ class Recovery:
                 raise galera.GaleraError(f"the cluster is not whole after {_MOST_STEPS} steps; see the members' logs")
         except galera.GaleraError as error:
             self.error = str(error)
+            now = self._let_wait(there, now, began)
         return self._report(now, round(self.clock() - began, 3))
+
+    def _let_wait(self, there: Sequence[str], now: galera.Situation, began: float) -> galera.Situation:
+        """Start again what was stopped for nothing: when a missing host comes back, the members find each other."""
+        idle = [host for host in self._halted if host in self._facts and not self._facts[host]["running"]]
+        if not idle or self.bootstrapped:
+            return now
+        self.tell(f"start {', '.join(idle)} again: they wait for the others")
+        self.ask(idle, "kolla_container.start", name="mariadb")
+        self._found = {}
+        self._examine(there)
+        return self._situation(began)
 
     def _situation(self, began: float) -> galera.Situation:
         return galera.Situation(
@@ -163,6 +176,7 @@ class Recovery:
 
     def _halt(self, step: galera.Step) -> None:
         self._all(step.hosts, "kolla_mariadb.halt")
+        self._halted += [host for host in step.hosts if host not in self._halted]
 
     def _discard(self, step: galera.Step) -> None:
         self._all(step.hosts, "kolla_mariadb.discard")

@@ -132,15 +132,13 @@ def _others() -> list[str]:
     return [host for host in _resolver().hosts("mariadb") if host != __opts__["id"]]
 
 
-def _answers(address: str, ports: list[int]) -> bool:
-    """Whether a member listens there. Runs in a thread, where Salt's dunders are not at hand."""
-    for port in ports:
-        try:
-            with closing(socket.create_connection((address, port), timeout=CONNECT_TIMEOUT)):
-                return True
-        except OSError:
-            continue
-    return False
+def _answers(address: str, port: int) -> bool:
+    """Whether somebody listens there. Runs in a thread, where Salt's dunders are not at hand."""
+    try:
+        with closing(socket.create_connection((address, port), timeout=CONNECT_TIMEOUT)):
+            return True
+    except OSError:
+        return False
 
 
 def _answering(others: list[str]) -> list[str]:
@@ -150,9 +148,11 @@ def _answering(others: list[str]) -> list[str]:
     resolver = _resolver()
     ports = [int(resolver.value(option)) for option in ("mariadb_port", "mariadb_wsrep_port")]
     addresses = [resolver.address("api", host) for host in others]
-    with ThreadPoolExecutor(len(others)) as pool:
-        found = list(pool.map(lambda address: _answers(address, ports), addresses))
-    return [host for host, up in zip(others, found, strict=True) if up]
+    tried = [(host, address, port) for host, address in zip(others, addresses, strict=True) for port in ports]
+    with ThreadPoolExecutor(len(tried)) as pool:
+        found = list(pool.map(lambda item: _answers(item[1], item[2]), tried))
+    up = {host for (host, _, _), answers in zip(tried, found, strict=True) if answers}
+    return [host for host in others if host in up]
 
 
 def _decision(predict: bool = False) -> str:

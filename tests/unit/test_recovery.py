@@ -95,6 +95,10 @@ class Cluster:
     def announce(self, name):
         self.mine[name] = {key: value for key, value in self.facts(name).items() if key not in ("server", "reached")}
 
+    def restart(self, name):
+        """The engine starts a member as it is: it looks for the others."""
+        self.members[name].container, self.members[name].state = "running", "waiting"
+
     # --- what the recovery may do ---
 
     def facts(self, name):
@@ -120,6 +124,9 @@ class Cluster:
     def ask(self, hosts, function, **kwargs):
         if function == "mine.get":
             return {hosts[0]: {name: self.mine[name] for name in kwargs["tgt"].split(",") if name in self.mine}}
+        if function == "kolla_container.start":
+            self.log += [f"start {host}" for host in hosts]
+            return {host: self.restart(host) for host in hosts}
         name = function.removeprefix("kolla_mariadb.")
         answers = {}
         for host in hosts:
@@ -364,6 +371,27 @@ def test_a_silent_member_of_the_last_cluster_may_be_more_advanced(cluster):
     assert "ctl3 does not answer, and may be more advanced than ctl1" in result["error"]
     assert "its database ran" in result["error"] and "--without ctl3" in result["error"]
     assert not any(entry.startswith("revive") for entry in cluster.log)
+
+
+def test_what_was_stopped_for_a_refusal_waits_for_the_silent_host_again(cluster):
+    cluster.kill(*ORDER)
+    silence(cluster, "ctl3")
+    result = recover(cluster, patience=2)
+    assert cluster.log == ["halt ctl1", "halt ctl2", "position ctl1", "position ctl2", "start ctl1", "start ctl2"]
+    assert result["members"]["ctl1"] == "no answer: container running"
+    cluster.members["ctl3"].answers = True
+    cluster.restart("ctl3")
+    cluster.heals_after = cluster.now + 5
+    result = recover(cluster)
+    assert whole(result)
+    assert result["bootstrapped"] is None
+
+
+def test_what_had_stopped_before_stays_stopped_after_a_refusal(cluster):
+    cluster.kill(*ORDER, container="exited (137)")
+    silence(cluster, "ctl3")
+    assert not recover(cluster)["ok"]
+    assert not any(entry.startswith("start") for entry in cluster.log)
 
 
 def test_it_can_be_given_up(cluster):
