@@ -208,6 +208,17 @@ class Broker:
                 wrong[check] = str(answer.get("reason", answer))
         return wrong
 
+    def streams_without(self, name: str, size: int) -> list[tuple[str, str]]:
+        """Return the streams that have fewer than ``size`` members, none of them ``name``: (virtual host, stream).
+
+        Quorum queues get a new member by themselves (``continuous_membership_reconciliation``), streams do not.
+        """
+        return sorted(
+            (queue["vhost"], queue["name"])
+            for queue in self.request("GET", "/queues?disable_stats=true&enable_queue_totals=true")
+            if queue.get("type") == "stream" and name not in queue["members"] and len(queue["members"]) < size
+        )
+
     def quorum_critical(self) -> list[str]:
         """Return the queues that would lose their majority if this member stopped."""
         answer = self.request("GET", "/health/checks/node-is-quorum-critical")

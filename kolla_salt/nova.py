@@ -102,7 +102,14 @@ class Compute:
 
     def set_service(self, service_id: str, **fields: Any) -> None:
         """Change a service: ``status`` (enabled, disabled), ``disabled_reason``, ``forced_down``."""
-        self.api.request("PUT", "compute", f"/os-services/{service_id}", fields)
+        try:
+            self.api.request("PUT", "compute", f"/os-services/{service_id}", fields)
+        except CloudError as error:
+            # Nova has written it, and waits for a host that is dead longer than the load balancer waits for Nova.
+            found = self.api.get("compute", "/os-services", binary="nova-compute")["services"]
+            now = next((service for service in found if service["id"] == service_id), {})
+            if error.status not in (502, 504) or any(now.get(key) != value for key, value in fields.items()):
+                raise
 
     def delete_service(self, service_id: str) -> bool:
         """Delete a service, with its resource provider and its mapping to a cell; False if it was gone."""

@@ -669,7 +669,7 @@ def _give_up_servers(job: Job) -> list[Task]:
     move = nova.Move(job.compute, service["host"], dead=True, timeout=job.args.timeout, say=job.say)
 
     def make_anew() -> str:
-        job.compute.set_service(service["id"], status="disabled", disabled_reason=nova.DRAINED)
+        # Alone: to disable it as well, Nova would ask the dead host.
         job.compute.set_service(service["id"], forced_down=True)
         return _move(job, move)
 
@@ -766,6 +766,16 @@ def replace(args: argparse.Namespace) -> int:
     told = "".join(f"\n      {line}" for line in _told(only, job.host))
     tasks.append(Task(f"deploy {job.host} alone{told}", lambda: job.deploy(only), list(only)))
     tasks.append(Task("wait until the clusters are whole again", lambda: _whole(job)))
+    queues = job.members("rabbitmq") if job.enabled("rabbitmq") else []
+    asked = next((name for name in queues if name != job.host and name in job.present), None)
+    if job.host in queues and asked:
+        tasks.append(
+            Task(
+                "give streams of the message queue a member on it",
+                lambda: view.plural(len(job.ask_one(asked, "kolla_rabbitmq.grow", job.host)), "stream"),
+                [asked],
+            )
+        )
     return job.run(tasks, "", concerned=only)
 
 

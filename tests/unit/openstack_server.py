@@ -20,6 +20,7 @@ class FakeOpenStack:
         self.steps, self.fails, self.target = 2, {}, "cmp2"
         self.slow = 0
         self.standby, self.late = "standby", False
+        self.dead, self.deaf = False, False
         fake = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -102,8 +103,9 @@ class FakeOpenStack:
             if method == "DELETE":
                 self.services.remove(service)
                 return 204, None
-            service.update(body)
-            return 200, {"service": service}
+            if not self.deaf:
+                service.update(body)
+            return (504, None) if self.dead else (200, {"service": service})
         if path == "/servers/detail":
             found = [self.look(s) for s in list(self.servers.values()) if s["OS-EXT-SRV-ATTR:host"] == query["host"]]
             return 200, {"servers": [s for s in found if s["OS-EXT-SRV-ATTR:host"] == query["host"]]}

@@ -144,6 +144,16 @@ def test_a_compute_service_is_found_by_its_short_or_long_name(fake, compute):
     assert compute.delete_service("svc-cmp4") is False
 
 
+def test_nova_may_wait_longer_for_a_dead_host_than_we_for_nova(fake, compute):
+    fake.add_service("cmp1")
+    fake.dead = True
+    compute.set_service("svc-cmp1", status="disabled")
+    assert fake.services[0]["status"] == "disabled"
+    fake.deaf = True
+    with pytest.raises(CloudError, match="HTTP 504"):
+        compute.set_service("svc-cmp1", status="enabled")
+
+
 @pytest.mark.parametrize(
     ("name", "host", "same"),
     [

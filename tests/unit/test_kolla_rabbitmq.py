@@ -33,7 +33,7 @@ class FakeRabbit:
         self.flags = {"old": ("enabled", "stable"), "new": ("disabled", "stable"), "odd": ("disabled", "experimental")}
         self.critical = []
         self.alarm = None
-        self.lost = []
+        self.lost, self.queues = [], []
         self.requests = []
         self.busy = 0
         fake = self
@@ -86,6 +86,8 @@ class FakeRabbit:
         if path == "/nodes":
             lost = [{"name": name, "running": False} for name in self.lost]
             return 200, [{"name": "rabbit@node1", "running": True, "mem_alarm": True, "disk_free_alarm": False}, *lost]
+        if path.split("?")[0] == "/queues":
+            return 200, self.queues
         if path.endswith("node-is-quorum-critical"):
             if self.critical:
                 return 503, {"status": "failed", "reason": "critical", "queues": self.critical}
@@ -238,6 +240,42 @@ def test_a_lost_member_is_forgotten_once_and_one_that_runs_never(host, fake, mon
     assert ran == [("rabbitmq", ["rabbitmqctl", "--quiet", "forget_cluster_node", "rabbit@node2"])]
     with pytest.raises(CommandExecutionError, match="rabbit@node1: it runs, expected one that is gone"):
         module.forget("node1")
+
+
+def test_streams_get_a_member_on_a_new_host_where_one_is_missing(host, fake, monkeypatch):
+    def queue(name, kind, *members):
+        return {"vhost": "/", "name": name, "type": kind, "members": [f"rabbit@{name}" for name in members]}
+
+    fake.queues = [
+        queue('fan"out', "stream", "node1", "node3"),
+        queue("whole", "stream", "node1", "node2", "node3"),
+        queue("elsewhere", "stream", "node1", "node3", "node4"),
+        queue("quorum", "quorum", "node1", "node3"),
+    ]
+    fake.queues.append({"vhost": "/", "name": "classic", "type": "classic"})
+    host.site["topology"]["groups"]["control"] = ["node1", "node2", "node3", "node4"]
+    ran = []
+
+    def run(container, command, **options):
+        ran.append((container, command))
+        fake.queues[0]["members"].append("rabbit@node2")
+        return {"exit_status": 0, "output": "[[ok]]"}
+
+    monkeypatch.setattr(module, "__salt__", {"kolla_container.exec": run}, raising=False)
+    assert module.grow("node2") == ['/:fan"out']
+    assert module.grow("node2") == []
+    ((container, command),) = ran
+    assert (container, command[:3]) == ("rabbitmq", ["rabbitmqctl", "--quiet", "eval"])
+    assert '[{<<"/">>, <<"fan\\"out">>}]' in command[3] and "Node = 'rabbit@node2'" in command[3]
+
+
+def test_streams_that_still_lack_a_member_are_named(host, fake, monkeypatch):
+    fake.queues = [{"vhost": "/", "name": "fanout", "type": "stream", "members": ["rabbit@node1"]}]
+    host.site["topology"]["groups"]["control"] = ["node1", "node2"]
+    refusing = {"kolla_container.exec": lambda *a, **k: {"exit_status": 0, "output": "[[{error,node_not_running}]]"}}
+    monkeypatch.setattr(module, "__salt__", refusing, raising=False)
+    with pytest.raises(CommandExecutionError, match="1 still lack it .*fanout.*node_not_running"):
+        module.grow("node2")
 
 
 def test_a_prediction_does_not_need_a_broker(host, fake):
