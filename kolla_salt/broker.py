@@ -215,7 +215,7 @@ class Broker:
         """
         return sorted(
             (queue["vhost"], queue["name"])
-            for queue in self.request("GET", "/queues?disable_stats=true&enable_queue_totals=true")
+            for queue in self.request("GET", "/queues?columns=vhost,name,type,members")
             if queue.get("type") == "stream" and name not in queue["members"] and len(queue["members"]) < size
         )
 
