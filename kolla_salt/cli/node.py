@@ -175,6 +175,7 @@ def add(args: argparse.Namespace) -> int:
             list(only) if only else cloud.hosts,
         )
     )
+    tasks += _give_streams(job, larger)
     return job.run(tasks, "", topology=lines, concerned=only, containers=containers)
 
 
@@ -275,7 +276,8 @@ def _quorum(job: Job) -> list[str]:
             said = job.master.ask([job.host], "kolla_rabbitmq.quorum_critical").get(job.host)
             if isinstance(said, list) and said:
                 found.append(
-                    f"without {job.host} the queues {', '.join(said[:5])} would lose their majority; wait a moment"
+                    f"without {job.host} the queues {', '.join(said[:5])} would lose their majority; expected "
+                    "a third member of each: wait a moment, and look at salt HOST kolla_rabbitmq.streams_without OTHER"
                 )
     balancers = _balancers(job)
     if job.host in balancers:
@@ -766,17 +768,23 @@ def replace(args: argparse.Namespace) -> int:
     told = "".join(f"\n      {line}" for line in _told(only, job.host))
     tasks.append(Task(f"deploy {job.host} alone{told}", lambda: job.deploy(only), list(only)))
     tasks.append(Task("wait until the clusters are whole again", lambda: _whole(job)))
-    queues = job.members("rabbitmq") if job.enabled("rabbitmq") else []
-    asked = next((name for name in queues if name != job.host and name in job.present), None)
-    if job.host in queues and asked:
-        tasks.append(
-            Task(
-                "give streams of the message queue a member on it",
-                lambda: view.plural(len(job.ask_one(asked, "kolla_rabbitmq.grow", job.host)), "stream"),
-                [asked],
-            )
-        )
+    tasks += _give_streams(job, job.cloud.resolver)
     return job.run(tasks, "", concerned=only)
+
+
+def _give_streams(job: Job, resolver: Any) -> list[Task]:
+    """Return the task that gives streams of the message queue a member on the host."""
+    queues = resolver.hosts("rabbitmq") if resolver.enabled("rabbitmq") else []
+    asked = next((name for name in queues if name != job.host and name in job.present), None)
+    if job.host not in queues or asked is None:
+        return []
+    return [
+        Task(
+            "give streams of the message queue a member on it, where one is missing",
+            lambda: view.plural(len(job.ask_one(asked, "kolla_rabbitmq.grow", job.host)), "stream"),
+            [asked],
+        )
+    ]
 
 
 def _has_data(job: Job) -> bool:
