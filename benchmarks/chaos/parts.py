@@ -92,11 +92,20 @@ class Writer:
         return attempts
 
 
-def rows(cluster: Cluster) -> list[int]:
-    """Return the numbers of the rows that are in the table."""
-    with cluster.database(cluster.vip, timeout=20) as cursor:
-        cursor.execute(f"SELECT number FROM {SCHEMA}.rows_of_a_run")
-        return [int(row[0]) for row in cursor.fetchall()]
+def rows(cluster: Cluster, patience: float = 60) -> list[int]:
+    """Return the numbers of the rows that are in the table, asked through the VIP until it answers."""
+    import pymysql
+
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            with cluster.database(cluster.vip, timeout=10) as cursor:
+                cursor.execute(f"SELECT number FROM {SCHEMA}.rows_of_a_run")
+                return [int(row[0]) for row in cursor.fetchall()]
+        except (pymysql.MySQLError, OSError):
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
 
 
 def make_project(cluster: Cluster) -> str:

@@ -209,7 +209,9 @@ def _all_databases(run: Run, kill: Any) -> None:
     if seconds is None:
         run.expect(False, "the database's cluster", "; ".join(ailing), "three Synced members, unattended")
         return
-    said = figures.lost(writer.acknowledged, parts.rows(cluster), moment)
+    found = parts.rows(cluster)
+    run.figure("the database answers through the VIP again", time.monotonic() - moment, must=240, aim=60)
+    said = figures.lost(writer.acknowledged, found, moment)
     run.note(
         f"{said['written']} rows were acknowledged, {said['lost']} are lost, the oldest {said['oldest']:.2f} s before"
     )
