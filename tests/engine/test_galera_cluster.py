@@ -209,7 +209,7 @@ class Cloud:
             if not host.powered:
                 continue
             try:
-                if function == "mine.get":
+                if function in ("mine.get", "kolla_container.start"):
                     answers[name] = kolla_mariadb.__salt__[function](**kwargs)
                 else:
                     answers[name] = getattr(kolla_mariadb, function.split(".")[1])(**kwargs)
