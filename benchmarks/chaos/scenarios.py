@@ -216,7 +216,7 @@ def _all_databases(run: Run, kill: Any) -> None:
         f"{said['written']} rows were acknowledged, {said['lost']} are lost, the oldest {said['oldest']:.2f} s before"
     )
     run.figure("acknowledged rows lost", said["lost"], unit="rows")
-    # innodb_flush_log_at_trx_commit=0 writes the log once a second: what is older must not be lost.
+    # Logs are written to disks once a second: what is older must not be lost, not even when all lose their power.
     run.figure("age of the oldest lost row", said["oldest"], must=2, aim=0)
     seconds, ailing = cluster.await_(cluster.apis_ail, 90)
     run.figure("every API answers again", None if seconds is None else time.monotonic() - moment)
