@@ -520,11 +520,14 @@ def test_braces_of_keepaliveds_configuration_close(on):
 def test_hosts_of_the_load_balancer_let_programs_listen_on_foreign_addresses(on):
     states = expand.expand("loadbalancer", on())
     assert "loadbalancer sysctl net.ipv4.ip_nonlocal_bind" in states
-    assert not [name for name in states if "ipv6" in name or "tcp_retries2" in name]
+    assert not [name for name in states if "ipv6" in name]
+    assert {"value": "6"} in states["loadbalancer sysctl net.ipv4.tcp_retries2"]["kolla_host.sysctl"]
     assert "loadbalancer sysctl net.ipv6.ip_nonlocal_bind" in expand.expand("loadbalancer", on(ipv6=True))
     assert not [name for name in expand.expand("loadbalancer", on(set_sysctl=False)) if "sysctl" in name]
-    tuned = expand.expand("loadbalancer", on(haproxy_host_ipv4_tcp_retries2=6))
-    assert {"value": "6"} in tuned["loadbalancer sysctl net.ipv4.tcp_retries2"]["kolla_host.sysctl"]
+    tuned = expand.expand("loadbalancer", on(haproxy_host_ipv4_tcp_retries2=8))
+    assert {"value": "8"} in tuned["loadbalancer sysctl net.ipv4.tcp_retries2"]["kolla_host.sysctl"]
+    left = expand.expand("loadbalancer", on(haproxy_host_ipv4_tcp_retries2=None))
+    assert "loadbalancer sysctl net.ipv4.tcp_retries2" not in left
 
 
 def test_without_keepalived_somebody_else_holds_the_address(on):
