@@ -10,7 +10,7 @@ import os
 import pickle
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -104,6 +104,19 @@ def _read_yaml(path: Path) -> dict[str, Any]:
             f"reading the site: {path} holds a {type(data).__name__}, expected a mapping of names to values"
         )
     return data
+
+
+def served_by(opts: Mapping[str, Any]) -> str:
+    """Return the folder of the site that a master serves.
+
+    :param opts: the master's options: ``kolla_site``, else the argument of the external pillar ``kolla``.
+    """
+    if opts.get("kolla_site"):
+        return str(opts["kolla_site"])
+    for item in opts.get("ext_pillar") or []:
+        if isinstance(item.get("kolla"), str):
+            return item["kolla"]
+    return str(DEFAULT_DIR)
 
 
 def load(directory: Path | str) -> Site:

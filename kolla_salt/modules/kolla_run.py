@@ -101,12 +101,7 @@ def site_directory() -> str:
 
         salt-call --local kolla_run.site_directory
     """
-    if __opts__.get("kolla_site"):
-        return str(__opts__["kolla_site"])
-    for item in __opts__.get("ext_pillar") or []:
-        if isinstance(item.get("kolla"), str):
-            return item["kolla"]
-    return str(sites.DEFAULT_DIR)
+    return sites.served_by(__opts__)
 
 
 def records_root() -> Path:
@@ -502,7 +497,7 @@ def _put_in(run: dict[str, Any], out: dict[str, str], hosts: dict[str, Any]) -> 
     if not out:
         return
     balancers = _balancers(run)
-    for said in _ask(balancers, "kolla_haproxy.ready", targets=list(out)).values():
+    for balancer, said in _ask(balancers, "kolla_haproxy.ready", targets=list(out)).items():
         down = said["ret"].get("down", {}) if isinstance(said["ret"], dict) else {}
         for target, status in down.items():
             host = target.partition("/")[2]
@@ -518,7 +513,7 @@ def _put_in(run: dict[str, Any], out: dict[str, str], hosts: dict[str, Any]) -> 
             failure = outcome.Failure(
                 host, target, service, "kolla_haproxy.ready",
                 f"HAProxy's checks of {target} say '{status}' after a minute, expected UP; "
-                f"`salt {host} kolla_haproxy.servers` shows what it sees, the other hosts of the group were left alone",
+                f"`salt {balancer} kolla_haproxy.servers` shows what it sees; the other hosts were left alone",
             )  # fmt: skip
             hosts[host]["result"] = False
             hosts[host]["failed"].append(vars(failure))

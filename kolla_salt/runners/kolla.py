@@ -20,19 +20,9 @@ def __virtual__() -> str:
     return __virtualname__
 
 
-def _directory() -> str:
-    """The site's folder: option ``kolla_site`` of the master, else the argument of the ext_pillar ``kolla``."""
-    if __opts__.get("kolla_site"):
-        return str(__opts__["kolla_site"])
-    for item in __opts__.get("ext_pillar") or []:
-        if "kolla" in item and isinstance(item["kolla"], str):
-            return item["kolla"]
-    return str(sites.DEFAULT_DIR)
-
-
 def _load() -> tuple[sites.Site, dict[str, Any]]:
     try:
-        return sites.load(_directory()), declarations.load()
+        return sites.load(sites.served_by(__opts__)), declarations.load()
     except (sites.SiteError, declarations.DeclarationError, FileNotFoundError) as exc:
         raise SaltRunnerError(str(exc)) from exc
 
@@ -70,7 +60,7 @@ def plan(verb: str = "deploy", services: Any = None, present: Any = None) -> lis
     problems = sites.validate(site, decls)
     if problems:
         lines = "\n  ".join(problem.text for problem in problems)
-        raise SaltRunnerError(f"the site {_directory()} has {len(problems)} problems:\n  {lines}")
+        raise SaltRunnerError(f"the site {sites.served_by(__opts__)} has {len(problems)} problems:\n  {lines}")
     only = _list(services)
     unknown = [name for name in only or [] if name not in decls]
     if unknown:

@@ -19,15 +19,6 @@ def __virtual__() -> str:
     return __virtualname__
 
 
-def _directory() -> str:
-    if __opts__.get("kolla_site"):
-        return str(__opts__["kolla_site"])
-    for item in __opts__.get("ext_pillar") or []:
-        if isinstance(item.get("kolla"), str):
-            return item["kolla"]
-    return str(sites.DEFAULT_DIR)
-
-
 def _list(value: Any) -> list[str]:
     if not value:
         return []
@@ -50,7 +41,7 @@ def recover(without: Any = None, start_from: str | None = None, patience: float 
         salt-run kolla_mariadb.recover
         salt-run state.orchestrate orch.mariadb_recovery
     """
-    site = sites.load(_directory())
+    site = sites.load(sites.served_by(__opts__))
     resolver = Resolver(declarations.load(), site.as_pillar(), next(iter(site.topology["hosts"])))
     order = resolver.hosts("mariadb") if resolver.enabled("mariadb") else []
     if not order:
@@ -60,7 +51,7 @@ def recover(without: Any = None, start_from: str | None = None, patience: float 
         patience=float(patience),
     )  # fmt: skip
     try:
-        result = recovery.recorded(made, __opts__.get("kolla_runs") or runs.ROOT, _directory())
+        result = recovery.recorded(made, __opts__.get("kolla_runs") or runs.ROOT, sites.served_by(__opts__))
     except galera.GaleraError as error:
         raise SaltRunnerError(str(error)) from error
     if not result["ok"]:
