@@ -66,7 +66,7 @@ GROUPS: tuple[tuple[str, tuple[Verb, ...]], ...] = (
         "looking",
         (
             Verb("status", "kolla_salt.cli.look", "table of hosts and containers"),
-            Verb("verify", "kolla_salt.cli.look", "find drift, sick containers, dead endpoints and agents"),
+            Verb("verify", "kolla_salt.cli.verify", "find drift, sick containers, dead endpoints and agents"),
             Verb("smoke", "kolla_salt.cli.after", "boot a server, reach it, remove it again"),
             Verb(
                 "validate-config",
