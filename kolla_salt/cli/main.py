@@ -43,7 +43,7 @@ GROUPS: tuple[tuple[str, tuple[Verb, ...]], ...] = (
             Verb("prechecks", "kolla_salt.cli.look", "ask every host whether it can be deployed to"),
             Verb("images", "kolla_salt.images.cli", "build, list and serve container images"),
             Verb("pull", "kolla_salt.cli.cloud", "fetch the images that hosts lack"),
-            Verb("plan", "kolla_salt.cli.look", "show what deploy would do, file by file and container by container"),
+            Verb("plan", "kolla_salt.cli.plan", "show what deploy would do, file by file and container by container"),
         ),
     ),
     (

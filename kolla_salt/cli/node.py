@@ -13,9 +13,11 @@ from typing import Any
 from kolla_salt import __version__, neutron, nodes, nova, outcome, runs, topology_file
 from kolla_salt.cli import view
 from kolla_salt.cli.errors import CliError
-from kolla_salt.cli.look import Cloud, summary, survey
+from kolla_salt.cli.look import Cloud
 from kolla_salt.cli.node_job import Job, Task
+from kolla_salt.cli.plan import survey
 from kolla_salt.cloud_api import CloudError, same_host
+from kolla_salt.prediction import summary
 
 #: Seconds in which the parts of a cluster have to be whole again after a host came back.
 WHOLE_TIMEOUT = 180

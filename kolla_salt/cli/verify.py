@@ -8,8 +8,10 @@ import time
 from typing import Any
 
 from kolla_salt.cli import view
-from kolla_salt.cli.look import Cloud, looks, summary, survey
+from kolla_salt.cli.look import Cloud, looks
 from kolla_salt.cli.master import Master
+from kolla_salt.cli.plan import survey
+from kolla_salt.prediction import summary
 
 
 def add_parser(subparsers: Any) -> None:
