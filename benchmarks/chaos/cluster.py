@@ -83,6 +83,22 @@ def _kill_session(process: subprocess.Popen[str]) -> None:
         os.killpg(process.pid, signal.SIGKILL)
 
 
+def take_weight() -> None:
+    """Let this process and what it starts have as much of the machine as the cloud that it watches.
+
+    The sandbox weighs more than all that runs beside it; a probe that did not get to run would see outages of its own.
+    """
+    for directory in host.make_cgroup(host.find_cgroups(), "kolla-salt-chaos"):
+        if (directory / "cpu.shares").exists() or (directory / "cpu.weight").exists():
+            (directory / "cgroup.procs").write_text(str(os.getpid()))
+
+
+def commit() -> str:
+    """Return the commit of the checkout that breaks and mends, with ``-dirty`` where files differ from it."""
+    described = run(["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--exclude=*"], 30)
+    return described.out.strip() or "unknown"
+
+
 class Cluster:
     """The deployed cloud of this machine's sandbox.
 

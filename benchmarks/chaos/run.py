@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from benchmarks.chaos.cluster import Cluster
+from benchmarks.chaos.cluster import Cluster, commit, take_weight
 
 
 class OutOfTime(Exception):
@@ -53,6 +53,7 @@ class Run:
         cluster: the cloud.
         number: how many runs of the scenario came before; scenarios take another node each time.
         subject: what was broken.
+        commit: of the checkout that did it.
         figures: name -> number, or None for what did not happen in time.
         limits: name -> must, aim, unit.
         problems: what was not as it must be, in sentences.
@@ -64,6 +65,7 @@ class Run:
     number: int = 0
     subject: str = ""
     when: str = ""
+    commit: str = ""
     ok: bool = False
     seconds: float = 0.0
     figures: dict[str, float | None] = field(default_factory=dict)
@@ -139,7 +141,8 @@ def execute(chosen: Scenario, cluster: Cluster, number: int, say: Callable[[str]
     Raises:
         NotWell: the cloud was not well before and could not be put right.
     """
-    run = Run(chosen.name, cluster, number, say=say, when=time.strftime("%Y-%m-%dT%H:%M:%S%z"))
+    take_weight()
+    run = Run(chosen.name, cluster, number, say=say, when=time.strftime("%Y-%m-%dT%H:%M:%S%z"), commit=commit())
     seconds, ailing = cluster.await_(cluster.ails, 120)
     if seconds is None:
         ailing = cluster.put_right()
