@@ -393,6 +393,13 @@ def pull(
     started = time.monotonic()
     cache = cache or Cache.default()
     release = load_release(options.release)
+    if upstream == UPSTREAM and not release.upstream:
+        raise ImageError(
+            f"pulling images of {release.tag} from {upstream}",
+            "it has none of this release on this suite",
+            "another place that has them (--from), or a build",
+            f"kolla-salt images build --release {release.name}",
+        )
     address = registries.ensure_running(registries.LOCAL, cache=cache)
     registry = Registry(address)
     names = options.names()
@@ -433,12 +440,12 @@ def _pull_one(
 def ensure(options: Options, out: Out = print, cache: Cache | None = None) -> Report:
     """Have the images in the local registry, from upstream or built.
 
-    They come from upstream where that can be reached and the site customises no image.
+    They come from upstream where that can be reached and has them, and the site customises no image.
 
     :raises ImageError: neither can be done.
     """
     customised = options.site and (options.site / "images").is_dir()
-    if not customised and reachable():
+    if load_release(options.release).upstream and not customised and reachable():
         out(f"taking the images from {UPSTREAM}")
         report = pull(options, out, cache, missing_only=True)
         if not report.failed:

@@ -11,7 +11,7 @@ from typing import Any
 from kolla_salt.images import build as images
 from kolla_salt.images import host, lock, registry
 from kolla_salt.images.errors import ImageError
-from kolla_salt.images.places import DEFAULT_RELEASE, UPSTREAM, Cache, load_release
+from kolla_salt.images.places import UPSTREAM, Cache, load_release
 from kolla_salt.images.process import locked
 from kolla_salt.images.progress import Report, megabytes
 from kolla_salt.images.workspace import Workspace
@@ -30,7 +30,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 
     def verb(name: str, handler: Any, text: str, *, engine: bool = True) -> argparse.ArgumentParser:
         sub = verbs.add_parser(name, help=text, description=text)
-        sub.add_argument("--release", default=DEFAULT_RELEASE, help="OpenStack release (default: %(default)s)")
+        sub.add_argument("--release", default="", help="OpenStack release, e.g. 2025.2 (default: the newest)")
         # Suppressed defaults: the option may also stand before the verb, where the main command line reads it.
         sub.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="write the result as JSON")
         if engine:

@@ -62,6 +62,16 @@ class HostSettings:
             f"Types: deb\nURIs: {self.security}\nSuites: {suite}-security\nComponents: main\n{keyring}"
         )
 
+    def sources_list(self, suite: str) -> str:
+        """Return the list of package sources for builders that know the older format alone.
+
+        It stands for the builder's own, which may be of another suite.
+        """
+        return (
+            f"deb {self.debian} {suite} main\ndeb {self.debian} {suite}-updates main\n"
+            f"deb {self.security} {suite}-security main\n"
+        )
+
     def index_urls(self) -> list[str]:
         """Return the package indexes in pip's order."""
         urls = self.pip.get("index-url", PYPI).split() + self.pip.get("extra-index-url", "").split()
@@ -76,6 +86,7 @@ class HostSettings:
             (target / "ca" / f"build-{number:02}.crt").write_text(text + "\n")
         (target / "apt" / "90-build").write_text(self.apt_conf())
         (target / "pip.conf").write_text(self.pip_conf())
+        (folder / "base" / "sources.list.debian").write_text(self.sources_list(suite))
         sources = self.debian_sources(suite)
         if sources:
             (folder / "base" / "debian.sources").write_text(sources)

@@ -16,7 +16,7 @@ from kolla_salt.images.errors import ImageError
 
 # The day of the build is in a label, and what the machine contributes does not make another image.
 _DATE = re.compile(rb'build-date="\d*"')
-_IGNORED = {"Dockerfile.j2", "__pycache__", "build-input", "debian.sources"}
+_IGNORED = {"Dockerfile.j2", "__pycache__", "build-input", "debian.sources", "sources.list.debian"}
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
+from packaging.version import Version
 
 from kolla_salt.images.errors import ImageError
 from kolla_salt.paths import cache_dir
 
 NAMESPACE = "openstack.kolla"
 UPSTREAM = "quay.io/openstack.kolla"
-DEFAULT_RELEASE = "2026.1"
 
 
 def data_dir() -> Path:
@@ -40,7 +40,11 @@ def data_dir() -> Path:
 
 @dataclass(frozen=True)
 class Release:
-    """What the project knows about a release's images (``images/locks/<name>/release.yml``)."""
+    """What the project knows about a release's images (``images/locks/<name>/release.yml``).
+
+    :param upstream: whether upstream has images of this release on this suite.
+    :param packages: what to ``remove`` from and ``append`` to the Debian packages of an image's template.
+    """
 
     name: str
     base: str
@@ -49,6 +53,8 @@ class Release:
     kolla: str
     python: str
     libraries_until: str
+    upstream: bool
+    packages: dict[str, dict[str, list[str]]]
     projects: dict[str, dict[str, str]]
     caps: dict[str, dict[str, str]]
     collections: dict[str, list[str]]
@@ -60,17 +66,24 @@ class Release:
         return f"{self.name}-{self.base}-{self.suite}"
 
 
-def load_release(name: str) -> Release:
+def releases() -> list[str]:
+    """Return the names of the supported releases, the newest last.
+
+    They are the folders of ``images/locks``; nothing else lists them.
+    """
+    return sorted((path.parent.name for path in (data_dir() / "locks").glob("*/release.yml")), key=Version)
+
+
+def load_release(name: str = "") -> Release:
     """Read a release's data.
 
-    :param name: e.g. ``2026.1``.
+    :param name: e.g. ``2026.1``; by default the newest release.
     :raises ImageError: the release is not known; the message names the known ones.
     """
-    locks = data_dir() / "locks"
-    path = locks / name / "release.yml"
+    name = name or releases()[-1]
+    path = data_dir() / "locks" / name / "release.yml"
     if not path.is_file():
-        known = ", ".join(sorted(p.parent.name for p in locks.glob("*/release.yml")))
-        raise ImageError(f"reading the image data of release {name}", f"no {path}", f"one of: {known}")
+        raise ImageError(f"reading the image data of release {name}", f"no {path}", f"one of: {', '.join(releases())}")
     data = yaml.safe_load(path.read_text())
     return Release(
         name=name,
@@ -80,6 +93,8 @@ def load_release(name: str) -> Release:
         kolla=data["kolla"],
         python=str(data["python"]),
         libraries_until=str(data["libraries_until"]),
+        upstream=bool(data.get("upstream", True)),
+        packages=data.get("packages") or {},
         projects=data["projects"],
         caps=data.get("caps") or {},
         collections=data.get("collections") or {},

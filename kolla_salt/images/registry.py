@@ -19,7 +19,7 @@ import yaml
 
 from kolla_salt.images.errors import ImageError
 from kolla_salt.images.places import Cache
-from kolla_salt.images.process import Daemon, locked
+from kolla_salt.images.process import Daemon, held, locked
 from kolla_salt.images.tools import Tools, run
 
 LOCAL = "127.0.0.1:4000"
@@ -177,13 +177,18 @@ def running(data_dir: Path | str | None = None, *, cache: Cache | None = None) -
     return addresses
 
 
-def stop(data_dir: Path | str | None = None, *, cache: Cache | None = None) -> list[str]:
-    """Stop all processes of the registry; return the addresses at which it ran. Images stay."""
-    folder = Path(data_dir) if data_dir else (cache or Cache.default()).folder("registry")
+def stop(data_dir: Path | str | None = None, *, cache: Cache | None = None, unless_building: bool = False) -> list[str]:
+    """Stop all processes of the registry; return the addresses at which it ran. Images stay.
+
+    :param unless_building: leave the address alone to which images are being pushed now.
+    """
+    cache = cache or Cache.default()
+    folder = Path(data_dir) if data_dir else cache.folder("registry")
+    spared = LOCAL if unless_building and held(cache.work / "lock") else ""
     stopped = []
     for file in sorted(folder.glob("*.yml")):
         listen = yaml.safe_load(file.read_text())["http"]["addr"]
-        if _daemon(listen, folder).stop():
+        if listen != spared and _daemon(listen, folder).stop():
             stopped.append(listen)
     return stopped
 

@@ -39,6 +39,21 @@ def without_blocks(template: str, other: str) -> str:
     return _BLOCK.sub(lambda match: "" if match[1] in names else match[0], template)
 
 
+def template_data(release: Release) -> str:
+    """Return what the templates need to know of a release, as assignments of the template language.
+
+    JSON is also a literal of that language.
+    """
+    values: dict[str, object] = {
+        "toolbox_collections": release.collections,
+        "supported_distro_name": release.supported_name,
+    }
+    for image, change in release.packages.items():
+        for what, names in change.items():
+            values[f"{image.replace('-', '_')}_packages_{what}"] = names
+    return "\n".join(f"{{% set {name} = {json.dumps(value)} %}}" for name, value in values.items())
+
+
 def render_ini(sections: dict[str, list[tuple[str, str]]]) -> str:
     """Return a configuration file; a key may stand more than once in a section, as the builder's lists want it."""
     parts = []
@@ -189,8 +204,7 @@ class Workspace:
         text = (data_dir() / "template-override.j2").read_text()
         if self.site.override:
             text = without_blocks(text, self.site.override.read_text())
-        # Data of the release that the overrides need; JSON is also a literal of the template language.
-        data = f"{{% set toolbox_collections = {json.dumps(self.release.collections)} %}}"
+        data = template_data(self.release)
         override.write_text(_EXTENDS.sub(lambda match: f"{match[0]}\n{data}", text, count=1))
 
         sources = self.sources()

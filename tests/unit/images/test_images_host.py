@@ -69,6 +69,8 @@ def test_write_makes_every_file_that_the_override_copies(tmp_path):
     assert (given / "apt" / "90-build").read_text() == 'Acquire::Retries "3";\n'
     assert (given / "pip.conf").read_text().startswith("[global]\n")
     assert not (tmp_path / "base" / "debian.sources").exists()
+    older = (tmp_path / "base" / "sources.list.debian").read_text()
+    assert [line.split()[2] for line in older.splitlines()] == ["trixie", "trixie-updates", "trixie-security"]
 
 
 def test_indexes_keep_pips_order_without_repetition():

@@ -8,7 +8,7 @@ import pytest
 from kolla_salt.images import lock
 from kolla_salt.images.errors import ImageError
 from kolla_salt.images.index import Index, Sdist, newest, parse_page
-from kolla_salt.images.places import load_release
+from kolla_salt.images.places import load_release, releases
 
 DIGEST = "a" * 64
 
@@ -100,7 +100,7 @@ def test_constraints_leave_out_the_projects_themselves():
     assert lock.constraints(text, {"nova"}).splitlines()[1:] == ["foo===1", "Oslo.Config===10.0"]
 
 
-@pytest.mark.parametrize("name", ["2026.1"])
+@pytest.mark.parametrize("name", releases())
 def test_lock_files_of_a_release_are_complete(name):
     release = load_release(name)
     sources = lock.sdists(release)
@@ -116,5 +116,6 @@ def test_lock_files_of_a_release_are_complete(name):
 
 
 def test_unknown_release_names_the_known_ones():
-    with pytest.raises(ImageError, match=r"2026\.1"):
+    with pytest.raises(ImageError, match=r"one of: 2025\.2, 2026\.1"):
         load_release("1999.1")
+    assert releases() == ["2025.2", "2026.1"] and load_release().name == "2026.1"
