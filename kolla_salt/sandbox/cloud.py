@@ -477,7 +477,8 @@ def down(paths: Paths, progress: Progress | None = None, *, purge: bool = False)
         registry = _registry_module()
         if registry is not None and registry.running():
             with progress.step("stopped the image registry"):
-                registry.stop()
+                # Images that are being built are still pushed, unless the caches go.
+                registry.stop(unless_building=not purge)
         if master.find_master(paths):
             with progress.step("stopped salt-master"):
                 master.stop(paths)
