@@ -9,8 +9,9 @@ import base64
 import hashlib
 import hmac
 import time
-from collections.abc import Mapping
-from typing import Any
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from kolla_salt import knock
@@ -20,7 +21,20 @@ Changes = dict[str, dict[str, Any]]
 REQUEST_TIMEOUT = 30
 RETRY_INTERVAL = 1.0
 _LONGEST_BODY = 400
+#: Kinds of queues whose messages are on several members.
+REPLICATED = (QUORUM, STREAM) = ("quorum", "stream")
 _HASHES = {"rabbit_password_hashing_sha256": "sha256", "rabbit_password_hashing_sha512": "sha512"}
+
+
+class Queue(NamedTuple):
+    """A queue with copies on several members."""
+
+    kind: str
+    vhost: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.vhost}:{self.name}"
 
 
 class BrokerError(Exception):
@@ -208,22 +222,105 @@ class Broker:
                 wrong[check] = str(answer.get("reason", answer))
         return wrong
 
-    def streams_without(self, name: str, size: int) -> list[tuple[str, str]]:
-        """Return the streams that have fewer than ``size`` members, none of them ``name``: (virtual host, stream).
-
-        Quorum queues get a new member by themselves (``continuous_membership_reconciliation``), streams do not.
-        """
-        return sorted(
-            (queue["vhost"], queue["name"])
-            for queue in self.request("GET", "/queues?columns=vhost,name,type,members")
-            if queue.get("type") == "stream" and name not in queue["members"] and len(queue["members"]) < size
-        )
+    def replicated(self) -> list[dict[str, Any]]:
+        """Return the queues with copies: ``vhost``, ``name``, ``type``, ``members``, ``online`` (those that run)."""
+        # Without statistics the answer costs milliseconds.
+        found = self.request("GET", "/queues?disable_stats=true&columns=vhost,name,type,members,online")
+        return [queue for queue in found if queue.get("type") in REPLICATED and queue.get("members")]
 
     def quorum_critical(self) -> list[str]:
         """Return the queues that would lose their majority if this member stopped."""
         answer = self.request("GET", "/health/checks/node-is-quorum-critical")
         queues = answer.get("queues", [])
         return sorted(f"{queue['virtual_host']}:{queue['name']}" for queue in queues if queue.get("name"))
+
+
+def findings(
+    host: str, hosts: Sequence[str], status: Mapping[str, Any], alarms: Mapping[str, str], queues: Iterable[Any] = ()
+) -> list[dict[str, Any]]:
+    """Return what is wrong with the cluster as the member of ``host`` sees it, for ``kolla-salt verify``.
+
+    hosts
+        of the group, names of the topology
+    status, alarms, queues
+        as :meth:`Broker.status`, :meth:`Broker.health` and :meth:`Broker.replicated` return them
+    """
+    nodes, wanted = status["nodes"], {member(name): name for name in hosts}
+    found = []
+    for name in sorted(wanted.keys() - nodes.keys()):
+        mend = f"kolla-salt deploy --limit {wanted[name]} lets it join"
+        found.append(
+            {"name": "members", "found": f"{name} is none", "expected": "a member", "winner": "site", "mend": mend}
+        )
+    for name, node in nodes.items():
+        item = {"name": f"member {name}", "winner": "site"}
+        if name not in wanted:
+            mend = (
+                f"if it is gone for good: salt {host} kolla_rabbitmq.forget {name.partition('@')[2]}; else add its host"
+            )
+            found.append(
+                {**item, "found": "a member", "expected": "a host of the site", "winner": "undecided", "mend": mend}
+            )
+        elif not node["running"]:
+            mend = f"docker logs --tail 50 rabbitmq on {wanted[name]}"
+            found.append({**item, "found": "does not run", "expected": "running", "mend": mend})
+        if node["alarms"]:
+            mend = f"free what is short on {wanted.get(name, name)}: publishers wait until then"
+            found.append({**item, "found": f"alarm: {', '.join(node['alarms'])}", "expected": "none", "mend": mend})
+        if node["partitions"]:
+            text = f"does not see {', '.join(node['partitions'])}"
+            found.append({**item, "found": text, "expected": "sees all", "mend": "look at the network between them"})
+    for check, reason in alarms.items():
+        if check != "alarms":  # every member tells them of all, and they stand above
+            mend = f"docker logs --tail 50 rabbitmq on {host}"
+            found.append({"name": f"check {check}", "found": reason, "expected": "ok", "winner": "site", "mend": mend})
+    return found + _lacking(host, hosts, queues)
+
+
+def _lacking(host: str, hosts: Sequence[str], queues: Iterable[Any]) -> list[dict[str, Any]]:
+    """Return one finding for all replicated queues that have too few members, and one for those with members away."""
+    size = min(3, len(hosts))
+    few = [q for q in queues if len(q.get("members") or ()) < size]
+    away = [q for q in queues if q not in few and len(q.get("online") or ()) < len(q["members"])]
+    found = []
+    for listed, what, mend in (
+        (
+            few,
+            f"fewer than {size} members",
+            "kolla-salt deploy rabbitmq",
+        ),
+        (away, "members that are not online", "kolla-salt status: which broker is away"),
+    ):
+        if listed:
+            names = ", ".join(f"{q['vhost']}:{q['name']}" for q in listed[:3])
+            text = f"{len(listed)} with {what}, such as {names}"
+            found.append(
+                {"name": "queues and streams", "found": text, "expected": "none", "winner": "site", "mend": mend}
+            )
+    return found
+
+
+def lacking(queues: Iterable[Mapping[str, Any]], name: str, members: Sequence[str], size: int) -> list[Queue]:
+    """Return the queues that have fewer than ``size`` members, of which ``name`` is to become one.
+
+    Where more could become one than are needed, the queue's name decides, so that all hosts decide alike.
+
+    Args:
+        queues: as :meth:`Broker.replicated` returns them.
+        name: a member of the cluster.
+        members: all of them; others do not count.
+        size: members of each queue.
+    """
+    found = []
+    for queue in queues:
+        free = sorted(set(members) - set(queue["members"]))
+        needed = size - (len(members) - len(free))
+        if needed <= 0 or name not in free:
+            continue
+        turn = zlib.crc32(queue["name"].encode()) % len(free)
+        if name in (free[turn:] + free[:turn])[:needed]:
+            found.append(Queue(queue["type"], queue["vhost"], queue["name"]))
+    return sorted(found)
 
 
 def member(host: str) -> str:

@@ -177,7 +177,6 @@ def add(args: argparse.Namespace) -> int:
             list(only) if only else cloud.hosts,
         )
     )
-    tasks += _give_streams(job, larger)
     return job.run(tasks, "", topology=lines, concerned=only, containers=containers)
 
 
@@ -278,8 +277,8 @@ def _quorum(job: Job) -> list[str]:
             said = job.master.ask([job.host], "kolla_rabbitmq.quorum_critical").get(job.host)
             if isinstance(said, list) and said:
                 found.append(
-                    f"without {job.host} the queues {', '.join(said[:5])} would lose their majority; expected "
-                    "a third member of each: wait a moment, and look at salt HOST kolla_rabbitmq.streams_without OTHER"
+                    f"without {job.host} {view.plural(len(said), 'queue')} would lose the majority "
+                    f"({', '.join(said[:5])}); expected a third member of each: kolla-salt deploy rabbitmq"
                 )
     balancers = _balancers(job)
     if job.host in balancers:
@@ -770,23 +769,7 @@ def replace(args: argparse.Namespace) -> int:
     told = "".join(f"\n      {line}" for line in _told(only, job.host))
     tasks.append(Task(f"deploy {job.host} alone{told}", lambda: job.deploy(only), list(only)))
     tasks.append(Task("wait until the clusters are whole again", lambda: _whole(job)))
-    tasks += _give_streams(job, job.cloud.resolver)
     return job.run(tasks, "", concerned=only)
-
-
-def _give_streams(job: Job, resolver: Any) -> list[Task]:
-    """Return the task that gives streams of the message queue a member on the host."""
-    queues = resolver.hosts("rabbitmq") if resolver.enabled("rabbitmq") else []
-    asked = next((name for name in queues if name != job.host and name in job.present), None)
-    if job.host not in queues or asked is None:
-        return []
-    return [
-        Task(
-            "give streams of the message queue a member on it, where one is missing",
-            lambda: view.plural(len(job.ask_one(asked, "kolla_rabbitmq.grow", job.host)), "stream"),
-            [asked],
-        )
-    ]
 
 
 def _has_data(job: Job) -> bool:
@@ -836,7 +819,9 @@ def _lacking(job: Job) -> list[str]:
     queues = job.members("rabbitmq") if job.enabled("rabbitmq") else []
     if job.host in queues and len(queues) > 1:
         known = _broker(job, queues)
-        lacking += [f"message queue on {n} does not run" for n in queues if not known.get(_member(n))]
+        silent = [f"message queue on {n} does not run" for n in queues if not known.get(_member(n))]
+        copies = [] if silent else job.ask_one(job.host, "kolla_rabbitmq.lacking")
+        lacking += silent + ([f"{view.plural(len(copies), 'queue')} without a member on {job.host}"] if copies else [])
     if job.has("network"):
         agents = [agent for agent in job.network.agents() if same_host(agent["host"], job.host)]
         lacking += [f"{a['agent_type']} of {job.host} is not up" for a in agents if not a["alive"]]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -17,6 +19,10 @@ __virtualname__ = "kolla_rabbitmq"
 CONTAINER = "rabbitmq"
 #: Seconds to wait for a broker that was just started.
 TIMEOUT = 120
+#: Seconds between two looks at queues that are about to get a member.
+RETRY_INTERVAL = 0.5
+#: Members of a queue, where there are as many hosts.
+_COPIES = 3
 
 Changes = dict[str, dict[str, Any]]
 Permissions = Mapping[str, Mapping[str, str]]
@@ -301,6 +307,29 @@ def health() -> dict[str, str]:
         return _broker().health()
 
 
+def verify() -> dict[str, Any]:
+    """Return how the cluster is as the member on this host sees it, for ``kolla-salt verify``.
+
+    Queues are looked at on the first host of the group alone: each member knows all of them.
+
+    :returns: ``findings``, and ``alike``: what all members must say the same of
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt 'ctl*' kolla_rabbitmq.verify
+    """
+    with _errors():
+        members, client = _resolver().hosts("rabbitmq"), _broker()
+        client.timeout = 0
+        status, alarms = client.status(), client.health()
+        queues = client.replicated() if __opts__["id"] == members[0] else []
+        running = sorted(name for name, node in status["nodes"].items() if node["running"])
+        alike = {"cluster": status["cluster"], "running members": ", ".join(running), "version": status["version"]}
+        return {"findings": broker.findings(__opts__["id"], members, status, alarms, queues), "alike": alike}
+
+
 def quorum_critical() -> list[str]:
     """Return the queues that would lose their majority if the member on this host stopped now.
 
@@ -314,6 +343,23 @@ def quorum_critical() -> list[str]:
     """
     with _errors():
         return _broker().quorum_critical()
+
+
+def upgrade_obstacles() -> list[str]:
+    """Return what speaks against a change of RabbitMQ's release, as sentences.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt node1 kolla_rabbitmq.upgrade_obstacles
+    """
+    if _resolver().hosts(CONTAINER)[0] != __opts__["id"]:
+        return []  # each member knows it of all
+    with _errors():
+        flags = _broker().disabled_flags()
+    mend = "salt-call kolla_rabbitmq.enable_flags on a member enables them"
+    return [f"feature flags are not enabled: {', '.join(flags)}; the next release needs them: {mend}"] if flags else []
 
 
 def stop_obstacles() -> list[str]:
@@ -375,55 +421,107 @@ def forget(host: str) -> bool:
     return True
 
 
-#: Adds a member to streams; the program of RabbitMQ that does it is for one stream and takes two seconds.
+#: Gives streams a member; the program of RabbitMQ that does it is for one stream and takes two seconds.
 _ADD_MEMBER = """
-Node = '{node}',
-[[rabbit_stream_queue:add_replica(VHost, Name, Node)] || {{VHost, Name}} <- [{streams}]].
+Add = fun(VHost, Name) ->
+    try rabbit_stream_queue:add_replica(VHost, Name, '{node}') catch _:Why -> {{error, Why}} end
+end,
+[{{Name, Add(VHost, Name)}} || {{VHost, Name}} <- [{streams}]].
 """
 
 
-def streams_without(host: str) -> list[str]:
-    """Return the streams that lack a member on ``host``, since an earlier one was lost: ``VHOST:STREAM`` each.
+def _lacking() -> list[broker.Queue]:
+    resolver = _resolver()
+    hosts = resolver.hosts("rabbitmq")
+    if resolver.host not in hosts or len(hosts) < 2:
+        return []
+    members = [broker.member(host) for host in hosts]
+    return broker.lacking(_broker().replicated(), broker.member(resolver.host), members, min(_COPIES, len(hosts)))
 
-    :param host: its name in the topology
+
+def lacking() -> list[str]:
+    """Return the replicated queues that have too few members, and shall get one on this host: ``VHOST:QUEUE`` each.
+
+    A queue or stream has three, or one on each host where there are fewer. It lacks one when a member of the cluster
+    was lost with its data, or was not there yet when the queue was made.
 
     CLI Example:
 
     .. code-block:: bash
 
-        salt node1 kolla_rabbitmq.streams_without node2
+        salt node1 kolla_rabbitmq.lacking
     """
     with _errors():
-        size = min(3, len(_resolver().hosts("rabbitmq")))
-        return [f"{vhost}:{name}" for vhost, name in _broker().streams_without(broker.member(host), size)]
+        return [str(queue) for queue in _lacking()]
 
 
-def grow(host: str) -> list[str]:
-    """Give the streams that lack one a member on ``host``, which has a new broker.
+def copies_diff(timeout: float = 0) -> Changes:
+    """Say whether queues are to get a member on this host, see :func:`lacking`.
 
-    :param host: its name in the topology
-    :returns: the streams, ``VHOST:STREAM`` each
-    :raises CommandExecutionError: RabbitMQ refuses, naming the streams that still lack it
+    :param timeout: seconds to wait for RabbitMQ. With 0, one that does not answer yet is no error: it has no queues, or
+        what they lack is seen when it runs
 
     CLI Example:
 
     .. code-block:: bash
 
-        salt node1 kolla_rabbitmq.grow node2
+        salt node1 kolla_rabbitmq.copies_diff
     """
-    wanted = streams_without(host)
-    if not wanted:
-        return []
-    pairs = ", ".join("{" + ", ".join(f"<<{_quoted(part)}>>" for part in name.split(":", 1)) + "}" for name in wanted)
-    text = _ADD_MEMBER.format(node=broker.member(host), streams=pairs)
-    done = __salt__["kolla_container.exec"](CONTAINER, ["rabbitmqctl", "--quiet", "eval", text], timeout=TIMEOUT)
-    left = streams_without(host)
+    with _errors():
+        if len(_resolver().hosts("rabbitmq")) < 2 or _silent(timeout):
+            return {}
+        found = [str(queue) for queue in _lacking()]
+    return {"queues without a member here": {"old": found, "new": []}} if found else {}
+
+
+def grow(timeout: float = TIMEOUT) -> list[str]:
+    """Give the queues that have too few members one on this host, see :func:`lacking`.
+
+    Quorum queues would get it by themselves in a while (``continuous_membership_reconciliation``), streams never.
+
+    :param timeout: seconds within which the queues must have it
+    :returns: the queues, ``VHOST:QUEUE`` each
+    :raises CommandExecutionError: some still lack it, with what RabbitMQ said
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt node1 kolla_rabbitmq.grow
+    """
+    deadline = time.monotonic() + timeout
+    with _errors():
+        _silent(timeout)
+        left = wanted = _lacking()
+        said = [__salt__["kolla_container.exec"](CONTAINER, command, check=False) for command in _grow_commands(wanted)]
+        while left and time.monotonic() < deadline:
+            time.sleep(RETRY_INTERVAL)
+            left = [queue for queue in _lacking() if queue in wanted]
     if left:
+        heard = " ".join(" ".join(answer["output"].split()) for answer in said)
         raise CommandExecutionError(
-            f"giving {len(wanted)} streams a member on {host}: {len(left)} still lack it ({', '.join(left[:5])}); "
-            f"RabbitMQ said: {done['output'].strip()[-400:]}"
+            f"giving {len(wanted)} queues a member on {_resolver().host}: {len(left)} still lack it after {timeout:g} "
+            f"s ({', '.join(str(queue) for queue in left[:5])}). RabbitMQ said: {heard[-400:] or 'nothing'}. "
+            "kolla-salt deploy rabbitmq tries again; a queue whose other members are gone for good has to be deleted: "
+            "docker exec rabbitmq rabbitmqctl delete_queue NAME"
         )
-    return wanted
+    return [str(queue) for queue in wanted]
+
+
+def _grow_commands(queues: list[broker.Queue]) -> Iterator[list[str]]:
+    """Yield the commands that give ``queues`` a member on this host."""
+    node = broker.member(_resolver().host)
+    streams = [queue for queue in queues if queue.kind == broker.STREAM]
+    if streams:
+        pairs = ", ".join(f"{{<<{_quoted(queue.vhost)}>>, <<{_quoted(queue.name)}>>}}" for queue in streams)
+        yield ["rabbitmqctl", "--quiet", "eval", _ADD_MEMBER.format(node=node, streams=pairs)]
+    names: dict[str, list[str]] = {}
+    for queue in queues:
+        if queue.kind == broker.QUORUM:
+            names.setdefault(queue.vhost, []).append(re.escape(queue.name))
+    for vhost, found in names.items():
+        patterns = ["--vhost-pattern", f"^{re.escape(vhost)}$", "--queue-pattern", f"^(?:{'|'.join(found)})$"]
+        yield ["rabbitmq-queues", "--quiet", "grow", node, "all", *patterns]
 
 
 def _quoted(text: str) -> str:

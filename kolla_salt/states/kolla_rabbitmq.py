@@ -96,3 +96,18 @@ def flags_enabled(name: str, timeout: float = TIMEOUT) -> dict[str, Any]:
         diff=lambda: __salt__["kolla_rabbitmq.flags_diff"](wait),
         apply=lambda: __salt__["kolla_rabbitmq.enable_flags"](wait) and None,
     )
+
+
+def copies_present(name: str, timeout: float = TIMEOUT) -> dict[str, Any]:
+    """Ensure that queues and streams that have too few members get one on this host.
+
+    :param name: the state's ID
+    :param timeout: seconds to wait for RabbitMQ, and for the queues; a prediction does not wait
+    """
+    wait = 0 if __opts__["test"] else timeout
+    return converge(
+        name,
+        __opts__["test"],
+        diff=lambda: __salt__["kolla_rabbitmq.copies_diff"](wait),
+        apply=lambda: f"{len(__salt__['kolla_rabbitmq.grow'](wait))} queues got a member here",
+    )

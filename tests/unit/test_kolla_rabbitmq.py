@@ -10,6 +10,7 @@ from urllib.parse import unquote
 import pytest
 from salt.exceptions import CommandExecutionError
 
+from kolla_salt import broker
 from kolla_salt.modules import kolla_rabbitmq as module
 from kolla_salt.states import kolla_rabbitmq as state
 
@@ -135,7 +136,7 @@ class Host:
         functions = {
             f"kolla_rabbitmq.{name}": getattr(module, name)
             for name in dir(module)
-            if name.endswith("_diff") or name.startswith(("set_", "create_", "enable_"))
+            if name.endswith("_diff") or name.startswith(("set_", "create_", "enable_", "grow"))
         }
         monkeypatch.setattr(state, "__salt__", functions, raising=False)
         for loaded in (module, state):
@@ -242,40 +243,67 @@ def test_a_lost_member_is_forgotten_once_and_one_that_runs_never(host, fake, mon
         module.forget("node1")
 
 
-def test_streams_get_a_member_on_a_new_host_where_one_is_missing(host, fake, monkeypatch):
-    def queue(name, kind, *members):
-        return {"vhost": "/", "name": name, "type": kind, "members": [f"rabbit@{name}" for name in members]}
+def queue(name, kind, *members):
+    return {"vhost": "/", "name": name, "type": kind, "members": [f"rabbit@{name}" for name in members]}
 
+
+def test_queues_get_a_member_here_where_one_is_missing(host, fake, monkeypatch):
     fake.queues = [
-        queue('fan"out', "stream", "node1", "node3"),
+        queue('fan"out', "stream", "node2", "node3"),
         queue("whole", "stream", "node1", "node2", "node3"),
-        queue("elsewhere", "stream", "node1", "node3", "node4"),
-        queue("quorum", "quorum", "node1", "node3"),
+        queue("elsewhere", "stream", "node2", "node3", "node4"),
+        queue("work.q", "quorum", "node2", "node3"),
+        queue("enough", "quorum", "node2", "node3", "node4"),
+        {"vhost": "/", "name": "classic", "type": "classic"},
     ]
-    fake.queues.append({"vhost": "/", "name": "classic", "type": "classic"})
-    host.site["topology"]["groups"]["control"] = ["node1", "node2", "node3", "node4"]
+    host.site["topology"]["groups"]["control"] = ["node1", "node2", "node3"]
     ran = []
 
     def run(container, command, **options):
         ran.append((container, command))
-        fake.queues[0]["members"].append("rabbit@node2")
-        return {"exit_status": 0, "output": "[[ok]]"}
+        lacks = fake.queues[0] if command[0] == "rabbitmqctl" else fake.queues[3]
+        lacks["members"].append("rabbit@node1")
+        return {"exit_status": 0, "output": "[ok]"}
 
     monkeypatch.setattr(module, "__salt__", {"kolla_container.exec": run}, raising=False)
-    assert module.grow("node2") == ['/:fan"out']
-    assert module.grow("node2") == []
-    ((container, command),) = ran
-    assert (container, command[:3]) == ("rabbitmq", ["rabbitmqctl", "--quiet", "eval"])
-    assert '[{<<"/">>, <<"fan\\"out">>}]' in command[3] and "Node = 'rabbit@node2'" in command[3]
+    found = ["/:elsewhere", "/:enough", '/:fan"out', "/:work.q"]
+    assert sorted(module.lacking()) == found
+    # A member on a host that is none of the site's does not count, nor does one of its queues hold the others up.
+    fake.queues[2]["members"] = fake.queues[4]["members"] = [f"rabbit@node{n}" for n in (1, 2, 3)]
+    changes = host.check("copies_present", "copies")
+    assert changes == {"queues without a member here": {"old": ["/:work.q", '/:fan"out'], "new": []}}
+    (_, streams), (_, queues) = ran
+    assert streams[:3] == ["rabbitmqctl", "--quiet", "eval"]
+    assert '[{<<"/">>, <<"fan\\"out">>}]' in streams[3] and "'rabbit@node1'" in streams[3]
+    assert queues == ["rabbitmq-queues", "--quiet", "grow", "rabbit@node1", "all",
+                      "--vhost-pattern", "^/$", "--queue-pattern", r"^(?:work\.q)$"]  # fmt: skip
 
 
-def test_streams_that_still_lack_a_member_are_named(host, fake, monkeypatch):
-    fake.queues = [{"vhost": "/", "name": "fanout", "type": "stream", "members": ["rabbit@node1"]}]
+def test_hosts_decide_alike_which_of_them_gets_a_member():
+    members = [f"rabbit@node{number}" for number in range(1, 6)]
+    queues = [queue(f"q{number}", "stream", "node1", "node9") for number in range(40)]
+    got = {name: [found.name for found in broker.lacking(queues, name, members, 3)] for name in members}
+    assert got["rabbit@node1"] == []
+    counts = {found["name"]: sum(found["name"] in names for names in got.values()) for found in queues}
+    assert set(counts.values()) == {2}
+    assert all(got[name] for name in members[1:])
+
+
+def test_queues_that_still_lack_a_member_are_named(host, fake, monkeypatch):
+    fake.queues = [queue("fanout", "stream", "node2")]
     host.site["topology"]["groups"]["control"] = ["node1", "node2"]
-    refusing = {"kolla_container.exec": lambda *a, **k: {"exit_status": 0, "output": "[[{error,node_not_running}]]"}}
+    refusing = {"kolla_container.exec": lambda *a, **k: {"exit_status": 0, "output": "[{error,node_not_running}]"}}
     monkeypatch.setattr(module, "__salt__", refusing, raising=False)
     with pytest.raises(CommandExecutionError, match="1 still lack it .*fanout.*node_not_running"):
-        module.grow("node2")
+        module.grow(timeout=1)
+
+
+def test_a_broker_alone_or_one_that_is_not_there_yet_lacks_nothing(host, fake):
+    fake.queues = [queue("fanout", "stream", "node2")]
+    assert module.lacking() == [] and module.copies_diff() == {}
+    host.site["topology"]["groups"]["control"] = ["node1", "node2"]
+    fake.stop()
+    assert host.run("copies_present", "copies", test=True)["changes"] == {}
 
 
 def test_a_prediction_does_not_need_a_broker(host, fake):
