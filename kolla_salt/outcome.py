@@ -27,6 +27,8 @@ class Failure:
     function: str
     comment: str
     seconds: float = 0.0
+    #: Seconds after the job's first state began.
+    at: float = 0.0
 
     def sentence(self) -> str:
         """Return what failed, where, and what it said, in the words shown to the operator."""
@@ -45,6 +47,9 @@ class Change:
     function: str
     changes: dict[str, Any]
     comment: str = ""
+    seconds: float = 0.0
+    #: Seconds after the job's first state began.
+    at: float = 0.0
 
 
 @dataclass
@@ -58,7 +63,10 @@ class Outcome:
     failed: list[Failure] = field(default_factory=list)
     skipped: int = 0
     seconds: float = 0.0
-    slowest: list[tuple[float, str]] = field(default_factory=list)
+    #: Seconds, ID and beginning (after the job's first state) of the slowest states.
+    slowest: list[tuple[float, str, float]] = field(default_factory=list)
+    #: Seconds from the beginning of the first state to the end of the last.
+    span: float = 0.0
 
     @property
     def failed_sls(self) -> set[str]:
@@ -96,22 +104,26 @@ def read(host: str, returned: Any, slowest: int = 5) -> Outcome:
     if not states:
         outcome.result = False
         outcome.failed.append(Failure(host, "", "", "", "the state run returned no states"))
-    timings: list[tuple[float, str]] = []
+    timings: list[tuple[float, str, float]] = []
+    clocks = (_clock(state.get("start_time")) for _, state in states)
+    first = next((clock for clock in clocks if clock is not None), None)
     for key, state in states:
         function = _function(key)
         sls = str(state.get("__sls__", ""))
         name = str(state.get("__id__", state.get("name", key)))
         comment = str(state.get("comment", ""))
         seconds = _seconds(state.get("duration", 0))
+        at = _since(first, _clock(state.get("start_time")))
         outcome.total += 1
         outcome.seconds += seconds
-        timings.append((seconds, name))
+        outcome.span = max(outcome.span, round(at + seconds, 3))
+        timings.append((seconds, name, at))
         if state.get("result") is False:
             outcome.result = False
             if _CONSEQUENCE in comment:
                 outcome.skipped += 1
             else:
-                outcome.failed.append(Failure(host, name, sls, function, comment, seconds))
+                outcome.failed.append(Failure(host, name, sls, function, comment, seconds, at))
         elif state.get("changes"):
             if state.get("result") is None and outcome.result is not False:
                 outcome.result = None
@@ -124,13 +136,15 @@ def read(host: str, returned: Any, slowest: int = 5) -> Outcome:
                     function,
                     dict(changes) if isinstance(changes, Mapping) else {"changes": changes},
                     comment,
+                    seconds,
+                    at,
                 )
             )
         elif state.get("result") is None:
             # Salt's own states may predict a change without naming it.
             if outcome.result is not False:
                 outcome.result = None
-            outcome.changed.append(Change(host, name, sls, function, {}, comment))
+            outcome.changed.append(Change(host, name, sls, function, {}, comment, seconds, at))
     if outcome.result is False and not outcome.failed:
         # Only consequences: the cause is in another job. Name the first one rather than nothing.
         key, state = next((k, s) for k, s in states if s.get("result") is False)
@@ -169,6 +183,22 @@ def _seconds(duration: Any) -> float:
         return round(float(str(duration).split()[0]) / 1000, 3)
     except (ValueError, IndexError):
         return 0.0
+
+
+def _clock(text: Any) -> float | None:
+    """Return the seconds since midnight of Salt's ``start_time`` (``23:59:59.123456``), None if there is none."""
+    try:
+        hours, minutes, seconds = str(text).split(":")
+        return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
+    except ValueError:
+        return None
+
+
+def _since(first: float | None, moment: float | None) -> float:
+    if first is None or moment is None:
+        return 0.0
+    # Less than nothing: midnight has passed. A little less: states that ran at the same time.
+    return round((moment - first) % 86400, 3) if moment - first < -43200 else round(max(0.0, moment - first), 3)
 
 
 def cut(value: Any, limit: int = DIFF_LIMIT) -> Any:

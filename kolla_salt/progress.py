@@ -160,6 +160,7 @@ def timing_table(steps: list[Mapping[str, Any]]) -> dict[str, Any]:
         for host, said in step["hosts"].items():
             hosts[host] = None
             wave["hosts"][host] = round(wave["hosts"].get(host, 0.0) + said["seconds"], 3)
-            slowest += [{"seconds": seconds, "host": host, "id": name} for seconds, name in said.get("slowest") or []]
+            for seconds, name, *_ in said.get("slowest") or []:
+                slowest.append({"seconds": seconds, "host": host, "id": name})
     slowest.sort(key=lambda entry: -entry["seconds"])
     return {"waves": [waves[number] for number in sorted(waves)], "hosts": list(hosts), "slowest": slowest[:10]}

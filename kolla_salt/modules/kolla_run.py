@@ -176,7 +176,13 @@ def begin(verb: str, steps: Any, run_id: str = "", every: bool = False, hosts: A
             site_digest=runs.digest(directory),
             version=__version__,
             jid=str(__opts__.get("jid", "")),
+            data=site,
+            services=_asked("services"),
+            limit=list(hosts or []),
         )
+    )
+    runs.prune(
+        records_root(), __opts__.get("kolla_runs_keep", runs.KEEP), __opts__.get("kolla_runs_keep_days", runs.KEEP_DAYS)
     )
     __context__[_KEY] = run = {
         "record": record,
@@ -230,7 +236,7 @@ def begin(verb: str, steps: Any, run_id: str = "", every: bool = False, hosts: A
         "hosts": {h: s["ret"] for h, s in surveys.items()},
         "unknown": sorted(progress.unknown),
     }
-    record.write_plan(outcome.scrub(plan, run["secrets"]))
+    record.write_plan(outcome.scrub(plan, run["secrets"]), clean=True)
     counts = {host: {name: len(changes) for name, changes in found.items()} for host, found in predicted.items()}
     result = {
         "run": record.id,
@@ -245,6 +251,12 @@ def begin(verb: str, steps: Any, run_id: str = "", every: bool = False, hosts: A
         run["watcher"].start()
     _fire("surveyed", result)
     return result
+
+
+def _asked(what: str) -> list[str]:
+    """Return names that the orchestration was given."""
+    said = (__pillar__.get("kolla_run") or {}).get(what) or []
+    return [name.strip() for name in said.split(",")] if isinstance(said, str) else list(said)
 
 
 def _balanced_by(resolver: Resolver) -> list[str]:
@@ -375,14 +387,24 @@ def apply(step: dict[str, Any]) -> dict[str, Any]:
     if todo:
         _fire("step", {"run": run["record"].id, **_short(step), "state": "started", "hosts": list(todo)})
     earlier: list[str] = []
+    waits: list[dict[str, Any]] = []
     for batch in progress.batches(todo):
         jobs = progress.going_on({host: todo[host] for host in batch}, earlier, left_out)
+        begun = time.time()
         out = _take_out(run, jobs)
+        sent = time.time()
         applied, answers = _apply_on(run, step, jobs)
+        for said in applied.values():
+            said["at"] = round(sent - started, 3)
         hosts |= applied
         returns |= answers
+        back = time.time()
         _put_in(run, out, hosts)
         earlier += batch
+        if out:
+            for what, since, until in (("taken out", begun, sent), ("put in", back, time.time())):
+                wait = {"what": what, "at": round(since - started, 3), "seconds": round(until - since, 3)}
+                waits.append({**wait, "hosts": batch, "targets": len(out)})
     ok = not left_out and all(host["result"] is True for host in hosts.values())
     if not ok:
         run["result"] = (
@@ -396,11 +418,12 @@ def apply(step: dict[str, Any]) -> dict[str, Any]:
             "ok": ok,
             "hosts": hosts,
             "left_out": left_out,
+            **({"waits": waits} if waits else {}),
         },
         run["secrets"],
     )
     if todo or left_out:
-        run["record"].append_step(report)
+        run["record"].append_step(report, clean=True)
         _fire("step", {"run": run["record"].id, "state": "ended", **_coarse(report)})
     return {**report, "state": _as_state(report, returns)}
 
@@ -412,11 +435,12 @@ def _apply_on(
     progress: Progress = run["progress"]
     mark = {"id": step["id"], "wave": step["wave"], "role": step["role"], "run": run["record"].id}
     opts, test = _master_opts(), bool(__opts__.get("test"))
+    sent, arrived = time.time(), {}
 
     def do(job: tuple[list[str], list[str]]) -> dict[str, Any]:
         names, sls = job
         services = list(dict.fromkeys(service_of(name) for name in sls))
-        return _states(opts, names, sls, {"kolla_step": {**mark, "services": services}}, test)
+        return _states(opts, names, sls, {"kolla_step": {**mark, "services": services}}, test, arrived)
 
     answers: dict[str, Any] = {}
     with ThreadPoolExecutor(max_workers=max(1, len(jobs))) as pool:
@@ -438,8 +462,19 @@ def _apply_on(
             "result": found.result,
             "total": found.total,
             "seconds": round(found.seconds, 3),
+            "wall": round(arrived[host] - sent, 3),
+            "span": found.span,
             "changed": [
-                {"id": c.id, "function": c.function, "changes": outcome.cut(c.changes, 2000)} for c in found.changed
+                {
+                    "id": c.id,
+                    "sls": c.sls,
+                    "function": c.function,
+                    "changes": outcome.cut(c.changes, 2000),
+                    "comment": c.comment[:300],
+                    "seconds": c.seconds,
+                    "at": c.at,
+                }
+                for c in found.changed
             ],
             "failed": [vars(failure) for failure in found.failed],
             "skipped": found.skipped,
@@ -560,11 +595,16 @@ def _as_state(report: dict[str, Any], returns: dict[str, Any]) -> dict[str, Any]
 
 
 def _states(
-    opts: dict[str, Any], hosts: list[str], sls: list[str], pillar: dict[str, Any], test: bool
+    opts: dict[str, Any],
+    hosts: list[str],
+    sls: list[str],
+    pillar: dict[str, Any],
+    test: bool,
+    arrived: dict[str, float],
 ) -> dict[str, Any]:
     """Apply ``sls`` on ``hosts`` and return what each said; a host that was lost on the way is absent.
 
-    It runs in a thread, where Salt's dunders are not at hand.
+    It runs in a thread, where Salt's dunders are not at hand. ``arrived`` is told when each answer came.
     """
     kwarg: dict[str, Any] = {"pillar": pillar, **({"test": True} if test else {})}
     with salt.client.LocalClient(mopts=dict(opts)) as client:
@@ -573,6 +613,7 @@ def _states(
             for host, said in answer.items():
                 if isinstance(said, dict) and "ret" in said and not (said.get("failed") and not said["ret"]):
                     answers[host] = said["ret"]
+                    arrived[host] = time.time()
             if len(answers) == len(hosts):
                 break
         return answers

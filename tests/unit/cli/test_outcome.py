@@ -68,7 +68,7 @@ def test_the_slowest_states_come_first_and_short_ones_are_left_out():
     found = outcome.read(
         "h", dict([state("a", "fast", 0, ms=1), state("a", "slow", 1, ms=9000), state("a", "mid", 2, ms=500)])
     )
-    assert found.slowest == [(9.0, "slow"), (0.5, "mid")]
+    assert found.slowest == [(9.0, "slow", 0.0), (0.5, "mid", 0.0)]
 
 
 def test_an_empty_return_is_a_failure():
@@ -95,3 +95,24 @@ def test_last_words_drop_the_traceback():
     assert outcome.last_words(text) == "the site has problems:\n  one"
     assert outcome.last_words("Traceback (most recent call last):\n  File x\nKeyError: 'a'") == "KeyError: 'a'"
     assert outcome.last_words("ERROR: no engine") == "no engine"
+
+
+def test_states_are_placed_after_the_first_one_also_across_midnight():
+    def state(number, clock, milliseconds):
+        return {"result": True, "changes": {"a": 1}, "__id__": f"s{number}", "__run_num__": number,
+                "start_time": clock, "duration": milliseconds}  # fmt: skip
+
+    read = outcome.read(
+        "h",
+        {
+            "m_|-a_|-a_|-x": state(0, "23:59:58.500000", 500),
+            "m_|-b_|-b_|-x": state(1, "23:59:59.000000", 250),
+            "m_|-c_|-c_|-x": state(2, "00:00:01.250000", 1000),
+        },
+    )
+    assert [(change.id, change.at, change.seconds) for change in read.changed] == [
+        ("s0", 0.0, 0.5),
+        ("s1", 0.5, 0.25),
+        ("s2", 2.75, 1.0),
+    ]
+    assert read.span == 3.75

@@ -81,3 +81,85 @@ def test_the_digest_sees_the_site_and_nothing_else(tmp_path):
     second = runs.digest(tmp_path)
     (tmp_path / "overrides" / "nova.conf").write_text("[x]\n")
     assert runs.digest(tmp_path) != second
+
+
+def site(folder):
+    folder.mkdir()
+    (folder / "globals.yml").write_text("openstack_release: '2026.1'\n")
+    (folder / "passwords.yml").write_text("admin_password: a-secret-of-the-site\n")
+    return folder
+
+
+def test_whatever_is_written_is_searched_for_the_secrets_of_the_site(tmp_path):
+    root = tmp_path / "runs"
+    run = runs.create("deploy", root, site=str(site(tmp_path / "site")))
+    said = "the server said a-secret-of-the-site"
+    run.write_plan({"hosts": {"h": {"states": [{"id": "x", "changes": {"f": said}}]}}})
+    run.append_step({"id": said, "hosts": {"h": {"changed": [], "failed": [{"comment": said}]}}})
+    run.update(errors=[said])
+    # Also by somebody who goes on with the record.
+    runs.load("last", root).close("failed", error=said)
+    assert runs.load("last", root).site()["options"] == {"openstack_release": "2026.1"}
+    for path in root.rglob("*"):
+        assert not path.is_file() or b"a-secret-of-the-site" not in path.read_bytes(), path
+
+
+def test_a_record_of_a_thousand_hosts_is_bounded_and_tells_every_change(tmp_path):
+    run = runs.create("deploy", tmp_path)
+    text = "+ a line of a configuration file\n" * 60
+    states = [{"id": f"file {n}", "sls": "nova", "function": "kolla_config.written", "comment": "c" * 100,
+               "changes": {"diff": {"old": "", "new": text}, "state": {"old": None, "new": "created"}}}
+              for n in range(30)]  # fmt: skip
+    run.write_plan({"steps": [], "hosts": {f"h{n}": {"states": states} for n in range(1000)}, "unknown": []})
+    for wave in range(5):
+        hosts = {f"h{n}": {"result": True, "seconds": 1.0, "changed": states[:10], "failed": []} for n in range(1000)}
+        run.append_step({"id": f"wave {wave}", "wave": wave, "services": [], "hosts": hosts, "seconds": 1.0})
+    size = sum(path.stat().st_size for path in run.folder.iterdir())
+    assert size < 40_000_000, size
+    plan = run.plan()
+    assert len(plan["hosts"]) == 1000
+    assert all(len(said["states"]) == 30 for said in plan["hosts"].values())
+    assert all(state["changes"]["state"]["new"] == "created" for state in plan["hosts"]["h999"]["states"])
+    assert plan["hosts"]["h0"]["states"][0]["changes"]["diff"]["new"] == text
+    last = list(run.steps())[-1]
+    assert len(last["hosts"]) == 1000 and len(last["hosts"]["h999"]["changed"]) == 10
+
+
+def test_old_records_go_and_what_is_still_needed_stays(tmp_path):
+    day = 86400
+    for number in range(10):
+        runs.create("deploy", tmp_path, now=number * day).close("ok")
+    upgrade = runs.create("upgrade", tmp_path, now=0.0)
+    upgrade.close("ok")
+    held = runs.load("19700102-000000-deploy", tmp_path)
+    held.update(keep="its containers can still be taken back")
+    runs.create("deploy", tmp_path, now=1.0)  # it still runs
+    assert runs.prune(tmp_path, keep=4, days=0, now=10 * day) == [
+        "19700101-000000-deploy",
+        "19700103-000000-deploy",
+        "19700104-000000-deploy",
+        "19700105-000000-deploy",
+        "19700106-000000-deploy",
+    ]
+    left = runs.list_ids(tmp_path)
+    assert upgrade.id in left and held.id in left and "19700101-000001-deploy" in left
+    upgrade.update(settled="finished")
+    held.update(keep=None)
+    assert runs.prune(tmp_path, keep=0, days=2, now=10 * day) == [
+        "19700101-000000-upgrade",
+        "19700102-000000-deploy",
+        "19700107-000000-deploy",
+        "19700108-000000-deploy",
+    ]
+    assert runs.prune(tmp_path, keep=0, days=0, now=1000 * day) == []
+    # The last one stays, whatever its age.
+    assert runs.prune(tmp_path, keep=0, days=1, now=1000 * day)
+    assert "19700110-000000-deploy" in runs.list_ids(tmp_path)
+
+
+def test_the_run_before_is_the_last_one_of_the_same_verb(tmp_path):
+    for verb, now in (("deploy", 0), ("stop", 1), ("deploy", 2)):
+        runs.create(verb, tmp_path, now=now)
+    assert runs.before("19700101-000002-deploy", tmp_path).id == "19700101-000000-deploy"
+    with pytest.raises(runs.UnknownRun, match="no stop before it"):
+        runs.before("19700101-000001-stop", tmp_path)
