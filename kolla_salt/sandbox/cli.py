@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from kolla_salt.images.places import load_release
 from kolla_salt.sandbox import cloud, node, rootfs
 from kolla_salt.sandbox.errors import SandboxError
 from kolla_salt.sandbox.paths import find_paths
@@ -49,6 +50,9 @@ def _add_commands(parser: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--keep-site", action="store_true", help="do not write new nodes into the site: `kolla-salt node add` does"
     )
+    command.add_argument(
+        "--release", default="", help="OpenStack release, e.g. 2025.2 (default: what the site names, or the newest)"
+    )
     command.add_argument("--no-wait", action="store_true", help="do not wait until engines and minions answer")
     add("status", status, "what runs and answers")
     command = add("exec", execute, "run a command in a node")
@@ -81,7 +85,14 @@ def _print_json(result: object) -> None:
 
 def up(args: argparse.Namespace) -> int:
     """Handle `sandbox up`."""
-    result = cloud.up(find_paths(), args.nodes, _progress(args), wait=not args.no_wait, keep_site=args.keep_site)
+    result = cloud.up(
+        find_paths(),
+        args.nodes,
+        _progress(args),
+        wait=not args.no_wait,
+        keep_site=args.keep_site,
+        release=args.release and load_release(args.release).name,
+    )
     if args.json:
         _print_json(result)
     else:

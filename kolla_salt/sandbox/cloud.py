@@ -16,6 +16,7 @@ from typing import Any
 
 import yaml
 
+from kolla_salt.images.places import load_release
 from kolla_salt.sandbox import host, master, node, rootfs
 from kolla_salt.sandbox import topology as topo
 from kolla_salt.sandbox.errors import SandboxError
@@ -88,19 +89,36 @@ def site_count(paths: Paths) -> int:
         return 0
 
 
-def write_site(paths: Paths, count: int, progress: Progress) -> list[str]:
+def site_release(paths: Paths) -> str:
+    """Return the OpenStack release that the site names; empty if it names none, or cannot be read."""
+    try:
+        return str((yaml.safe_load((paths.site / "globals.yml").read_text()) or {}).get("openstack_release") or "")
+    except (FileNotFoundError, yaml.YAMLError, AttributeError):
+        return ""
+
+
+def write_site(paths: Paths, count: int, progress: Progress, release: str = "") -> list[str]:
     """Write globals.yml and topology.yml of the sandbox's site; files the reader edited stay as they are.
+
+    Args:
+        paths: the sandbox's directories.
+        count: number of nodes.
+        progress: where is told of edited files that say something else.
+        release: OpenStack release; by default the one that the site names, or the newest.
 
     Returns:
         The names of the files that were written.
     """
+    release = release or site_release(paths) or load_release().name
     (paths.site / "overrides").mkdir(parents=True, exist_ok=True)
     paths.site.chmod(0o700)
     written = []
-    for name, data in (("globals.yml", topo.globals_for(count)), ("topology.yml", topo.topology(count))):
+    for name, data in (("globals.yml", topo.globals_for(count, release)), ("topology.yml", topo.topology(count))):
         file = paths.site / name
         if file.exists() and not topo.is_unedited(file.read_text()):
             _check_edited(file, count, progress)
+            if file.name == "globals.yml" and site_release(paths) != release:
+                progress.note(f"{file} was edited; to have release {release}, write openstack_release there")
         elif host.write_file(file, topo.generated_file(data)):
             written.append(name)
     return written
@@ -129,6 +147,7 @@ def up(
     *,
     wait: bool = True,
     keep_site: bool = False,
+    release: str = "",
 ) -> dict[str, Any]:
     """Bring the sandbox up with ``count`` nodes, or find that it is.
 
@@ -138,6 +157,7 @@ def up(
         progress: where the steps are told.
         wait: whether to wait until engines and minions answer.
         keep_site: whether the site goes on naming the hosts it names, which it also does without ``count``.
+        release: OpenStack release; by default the one that the site names, or the newest.
 
     Returns:
         :func:`status`, with the steps that were needed under ``changes``.
@@ -167,7 +187,7 @@ def up(
         _network(progress)
         _registry(paths, progress)
         began = time.monotonic()
-        written = write_site(paths, named or count, progress)
+        written = write_site(paths, named or count, progress, release)
         if written:
             progress.done(f"wrote {', '.join(written)} in {paths.site}", began)
         rootfs.write_metadata(paths.meta, project)

@@ -104,13 +104,18 @@ def topology(count: int) -> dict[str, Any]:
 NODE_SHARED = "/srv/shared"
 
 
-def globals_for(count: int) -> dict[str, Any]:
-    """Return the content of globals.yml for ``count`` nodes: Kolla-Ansible's option names, sizes for one machine."""
+def globals_for(count: int, release: str) -> dict[str, Any]:
+    """Return the content of globals.yml for ``count`` nodes: Kolla-Ansible's option names, sizes for one machine.
+
+    Args:
+        count: number of nodes.
+        release: OpenStack release.
+    """
     several = len(layout(count)["control"]) > 1
     # What others rely on, or what decides within seconds who lives, goes first where processors are short.
     first = ("mariadb", "rabbitmq", "memcached", "haproxy", "keepalived")
     return {
-        "openstack_release": "2026.1",
+        "openstack_release": release,
         "base_distro": "debian",
         "docker_registry": REGISTRY,
         "docker_registry_insecure": True,

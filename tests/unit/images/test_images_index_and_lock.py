@@ -4,11 +4,12 @@ import tarfile
 from io import BytesIO
 
 import pytest
+import yaml
 
 from kolla_salt.images import lock
 from kolla_salt.images.errors import ImageError
 from kolla_salt.images.index import Index, Sdist, newest, parse_page
-from kolla_salt.images.places import load_release, releases
+from kolla_salt.images.places import data_dir, load_release, releases
 
 DIGEST = "a" * 64
 
@@ -113,6 +114,11 @@ def test_lock_files_of_a_release_are_complete(name):
         assert newest([source], release.caps[source.project]["versions"]), source
     assert not {source.project for source in sources.values()} & set(versions)
     assert "kolla==" in (release.folder / "kolla-build.txt").read_text()
+
+
+def test_a_site_has_the_newest_release_unless_it_names_another():
+    declaration = yaml.safe_load((data_dir().parent / "salt" / "kolla" / "service.yaml").read_text())
+    assert declaration["settings"]["openstack_release"]["default"] == releases()[-1]
 
 
 def test_unknown_release_names_the_known_ones():

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from kolla_salt.images.places import releases
 from kolla_salt.sandbox import cloud, host, master, topology
 from kolla_salt.sandbox.errors import SandboxError
 from kolla_salt.sandbox.host import Process
@@ -46,6 +47,21 @@ def test_the_site_names_as_many_hosts_as_it_did_until_told_otherwise(paths: Path
     assert cloud.site_count(paths) == 4
     (paths.site / "topology.yml").write_text("hosts: [\n")
     assert cloud.site_count(paths) == 0
+
+
+def test_the_site_names_the_release_it_did_until_told_otherwise(paths: Paths) -> None:
+    newest = releases()[-1]
+    cloud.write_site(paths, 1, quiet())
+    assert cloud.site_release(paths) == newest
+    assert cloud.write_site(paths, 1, quiet(), "2025.2") == ["globals.yml"]
+    assert cloud.write_site(paths, 1, quiet()) == []
+    assert cloud.site_release(paths) == "2025.2"
+    with (paths.site / "globals.yml").open("a") as file:
+        file.write("mine: 1\n")
+    said: list[str] = []
+    cloud.write_site(paths, 1, cloud.Progress(said.append), newest)
+    assert cloud.site_release(paths) == "2025.2"
+    assert any(f"to have release {newest}, write openstack_release there" in line for line in said)
 
 
 def test_edited_site_stays(paths: Paths) -> None:

@@ -48,7 +48,8 @@ def test_topology_names_every_node_once() -> None:
 
 
 def test_globals_use_the_sandbox_registry_and_names_without_prefix() -> None:
-    options = topology.globals_for(1)
+    options = topology.globals_for(1, "2025.2")
+    assert options["openstack_release"] == "2025.2"
     assert options["docker_registry"] == "10.99.0.1:4000"
     assert options["internal_vip_address"] == "10.99.0.10"
     assert not [name for name in options if name.startswith("kolla_")]
