@@ -242,6 +242,11 @@ def test_registry_configuration():
     assert "addr: 127.0.0.1:4000" in text and "rootdirectory: /data" in text
 
 
+def test_images_of_every_release_are_kept():
+    tags = {"2025.2-debian-trixie": "old", "k-1": "old", "2026.1-debian-trixie": "new", "k-2": "new", "k-3": "former"}
+    assert registry.stale_tags(tags) == ["former"]
+
+
 def test_only_images_without_a_usual_tag_are_stale():
     tags = {"2026.1-debian-trixie": "new", "k-1": "old", "k-2": "new", "k-3": "older"}
     assert registry.stale_tags(tags) == ["old", "older"]
