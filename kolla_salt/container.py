@@ -669,6 +669,20 @@ def _behaviour(spec: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+#: What tells how a container is waited for, reloaded and stopped: remembered with its start, since it holds no secrets.
+MANNER = ("ready", "reload", "reload_files", "ignore_files", "log_dir", "guard", "hold", "stop_timeout")
+
+
+def manner(spec: Spec) -> dict[str, Any]:
+    """Return the fields of `MANNER` that a container has, as they are declared."""
+    found = {}
+    for key in MANNER:
+        value = getattr(spec, key)
+        if value:
+            found[key] = sorted(value) if isinstance(value, frozenset) else value
+    return found
+
+
 def check_ready(ready: Any) -> None:
     """Refuse a `ready` that is not exactly one of http, tcp, exec.
 

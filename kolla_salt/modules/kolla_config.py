@@ -10,7 +10,7 @@ from typing import Any
 
 from salt.exceptions import CommandExecutionError
 
-from kolla_salt import config, masking, runtime
+from kolla_salt import config, kept, masking, runtime
 from kolla_salt.context import ContextError, Resolver
 from kolla_salt.declarations import nearest, write_atomically
 
@@ -144,6 +144,7 @@ def write(path: str, service: str, container: str, file: str) -> str:
         salt node1 kolla_config.write /etc/kolla/glance-api/glance-api.conf glance glance_api glance-api.conf
     """
     rendered = _rendered(service, container, file)
+    _keep(_component_dir(path, service, container, file), service)
     try:
         if rendered is None:
             Path(path).unlink(missing_ok=True)
@@ -156,6 +157,19 @@ def write(path: str, service: str, container: str, file: str) -> str:
     except OSError as err:
         raise CommandExecutionError(f"writing {path}: {err.strerror} ({err.filename})") from err
     return f"{path} written from {', '.join(rendered.sources)}"
+
+
+def _keep(directory: str, service: str) -> None:
+    """Keep the folder as it is, once in a run, before the run changes it."""
+    run = (runtime.pillar(__pillar__, "kolla_step") or {}).get("run")
+    if not run:
+        return
+    try:
+        kept.Store().keep_folder(run, directory, service)
+    except OSError as err:
+        raise CommandExecutionError(
+            f"keeping {directory} as it is, before it is changed: {err.strerror} ({err.filename}); nothing was changed"
+        ) from err
 
 
 def obsolete(path: str, service: str, container: str, keep: list[str] | None = None) -> list[str]:
@@ -211,6 +225,8 @@ def prune(path: str, service: str, container: str, keep: list[str] | None = None
         salt node1 kolla_config.prune /etc/kolla/glance-api glance glance_api
     """
     removed = obsolete(path, service, container, keep)
+    if removed:
+        _keep(path.rstrip("/"), service)
     try:
         for file in removed:
             os.unlink(f"{path}/{file}")

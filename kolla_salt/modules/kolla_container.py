@@ -7,6 +7,7 @@ kolla-salt talks to it.
 
 from __future__ import annotations
 
+import datetime
 import hmac
 import json
 import os
@@ -22,7 +23,7 @@ from typing import Any
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
 from kolla_salt import container as _container
-from kolla_salt import masking, paths, runtime
+from kolla_salt import kept, masking, paths, runtime
 from kolla_salt import ready as _ready
 from kolla_salt.engine import SOCKETS, Engine, EngineError, NotFound
 from kolla_salt.engine import call as _call
@@ -31,6 +32,9 @@ __virtualname__ = "kolla_container"
 __func_alias__ = {"exec_": "exec", "list_": "list"}
 
 STAMPS = paths.STATE_DIR / "stamps"
+#: A file for each container (by id) that was stopped through kolla-salt; its time is when.
+STOPPED = paths.STATE_DIR / "stopped"
+_RUNS = ("running", "restarting", "paused")
 UNITS = Path("/etc/systemd/system")
 LOG_LINES = 20
 READY_TIMEOUT = 120.0
@@ -174,17 +178,21 @@ def _remove_stamp(name: str) -> None:
     _stamp_path(name).unlink(missing_ok=True)
 
 
-def _stamp_container(spec: _container.Spec, inspect: dict[str, Any], files: dict[str, str]) -> None:
-    _write_stamp(
-        spec.name,
-        {
-            "container_id": inspect["Id"],
-            "image_id": inspect["Image"],
-            "started_at": inspect["State"]["StartedAt"],
-            "config_dir": spec.config_dir,
-            "files": files,
-        },
-    )
+def _stamp_container(
+    spec: _container.Spec, inspect: dict[str, Any], files: dict[str, str], before: dict[str, Any] | None = None
+) -> None:
+    stamp = {
+        "container_id": inspect["Id"],
+        "image_id": inspect["Image"],
+        "started_at": inspect["State"]["StartedAt"],
+        "config_dir": spec.config_dir,
+        "files": files,
+        "manner": _container.manner(spec),
+    }
+    if before and before["Image"] != inspect["Image"]:
+        # This start may have met others that still ran the earlier image; `renew` is for those that remember it.
+        stamp["from_image"] = before["Image"]
+    _write_stamp(spec.name, stamp)
 
 
 # ----------------------------------------------------------------------------------- what is to be done, and its doing
@@ -399,7 +407,7 @@ def deploy(
     return {"action": verdict.action, "changes": verdict.changes, "comment": comment, "seconds": round(seconds, 2)}
 
 
-def _perform(verdict: _Verdict) -> None:
+def _perform(verdict: _Verdict, keep: bool = True) -> None:
     spec, engine = verdict.spec, _engine()
     # Taken before the start: what is written meanwhile was perhaps not read.
     files = _container.digest(spec.config_dir) if spec.config_dir else {}
@@ -407,11 +415,12 @@ def _perform(verdict: _Verdict) -> None:
     if interrupts and spec.guard:
         await_permission(spec.name, spec.guard)
     held = _hold(spec.hold) if interrupts else []
+    entry = _noted(verdict) if keep else None
     try:
         if verdict.unit:
             _release_from_systemd(verdict.unit)
         if verdict.action in ("create", "recreate"):
-            _create(engine, spec, replaces=verdict.inspect)
+            _create(engine, spec, verdict.inspect, entry)
         elif verdict.live:
             engine.act(f"change {spec.name} in place", "update_container", spec.name, **_update_options(verdict))
         if verdict.action == "start":
@@ -430,7 +439,9 @@ def _perform(verdict: _Verdict) -> None:
     for name in held:
         start(name)
     if inspect and spec.config_dir:
-        _stamp_container(spec, inspect, files)
+        _stamp_container(spec, inspect, files, verdict.inspect if verdict.action == "recreate" else None)
+    if entry:
+        _settle(entry)
 
 
 def _hold(names: Iterable[str]) -> list[str]:
@@ -492,19 +503,28 @@ def _unpause_or_start(engine: Engine, spec: _container.Spec, inspect: dict[str, 
         engine.act(f"start {spec.name}", "start", spec.name)
 
 
-def _create(engine: Engine, spec: _container.Spec, replaces: dict[str, Any] | None) -> None:
+def _create(
+    engine: Engine, spec: _container.Spec, replaces: dict[str, Any] | None, entry: kept.Entry | None = None
+) -> None:
     _ensure_image(engine, spec)
     _check_sources(spec)
     _ensure_volumes(engine, spec)
-    _remove_stamp(spec.name)
     # Created under another name first: what the engine refuses is known while the old one still serves.
-    temporary = f"{spec.name}.new" if replaces else spec.name
-    if temporary in engine.containers() and replaces:
+    temporary = f"{spec.name}.new"
+    if temporary in engine.containers():
         engine.act(f"remove {temporary}", "remove_container", temporary, force=True, v=True)
-    engine.act(f"create {spec.name}", "create_container_from_config", _container.create_body(spec), temporary)
+    first = temporary if replaces else spec.name
+    created = engine.act(f"create {spec.name}", "create_container_from_config", _container.create_body(spec), first)
+    if entry and entry.old:
+        entry.new = created["Id"]
+        kept.Store().write(entry)
+    _remove_stamp(spec.name)
     if replaces:
         engine.act(f"stop {spec.name}", "stop", spec.name, timeout=spec.stop_timeout)
-        engine.act(f"remove {spec.name}", "remove_container", spec.name, force=True, v=True)
+        if entry and entry.old and entry.old["id"] == replaces["Id"]:
+            _set_aside(engine, spec.name, kept.kept_name(spec.name, entry.run))
+        else:
+            engine.act(f"remove {spec.name}", "remove_container", spec.name, force=True, v=True)
         engine.act(f"rename {temporary}", "rename", temporary, spec.name)
     engine.act(f"start {spec.name}", "start", spec.name)
 
@@ -563,6 +583,375 @@ def _release_from_systemd(unit: Path) -> None:
     unit.unlink(missing_ok=True)
     if systemd:
         subprocess.run(["systemctl", "daemon-reload"], check=False, capture_output=True)
+
+
+# ------------------------------------------------------------------------------------ what a run keeps, and taking back
+
+
+def _run_id() -> str | None:
+    """Return the id of the run that this job is a part of, if there is one."""
+    return (runtime.pillar(__pillar__, "kolla_step") or {}).get("run")
+
+
+def _noted(verdict: _Verdict) -> kept.Entry | None:
+    """Note what the run is about to do to a container and what is there now; None: nothing to be taken back.
+
+    What an earlier run began and did not end is gone on with: what counts as before is then what was there before it.
+    """
+    run, spec, inspect = _run_id(), verdict.spec, verdict.inspect
+    if not run:
+        return None
+    store = kept.Store()
+    try:
+        entry = store.entry(run, spec.name) or _left_unfinished(store, run, spec.name, inspect)
+        _keep_what_it_runs_with(store, run, spec, inspect)
+        replaces = verdict.action in kept.REPLACING
+        if entry is None or (replaces and not entry.replaces):
+            if not replaces and not verdict.live:
+                return None
+            old = _before(inspect, () if replaces else verdict.live) if inspect else None
+            entry = kept.Entry(run, spec.name, str(verdict.action) if replaces else "update", old=old)
+            entry.component = Path(spec.config_dir).name if spec.config_dir else None
+        entry.phase = kept.BEGUN if entry.replaces else kept.DONE
+        return store.write(entry)
+    except OSError as error:
+        raise CommandExecutionError(
+            f"container {spec.name}: writing down what is there before it is changed: {error.strerror} "
+            f"({error.filename}); it was left as it is"
+        ) from error
+
+
+def _before(inspect: dict[str, Any], live: Iterable[str] = ()) -> dict[str, Any]:
+    policy = inspect["HostConfig"].get("RestartPolicy") or {}
+    stamp = _read_stamp(inspect["Name"].lstrip("/"))
+    return {
+        "id": inspect["Id"],
+        "image": inspect["Config"]["Image"],
+        "image_id": inspect["Image"],
+        "running": _container.state_of(inspect) == "running",
+        "restart_policy": {key: value for key, value in policy.items() if value not in (None, "")},
+        "stamp": stamp if stamp.get("container_id") == inspect["Id"] else {},
+        "settings": {item: _container.FIELDS[item].current(inspect, {}) for item in live},
+    }
+
+
+def _left_unfinished(store: kept.Store, run: str, name: str, inspect: dict[str, Any] | None) -> kept.Entry | None:
+    """Take over what the last run, or a rollback, that was at this container has not ended."""
+    entry = next(store.of_container(name), None)
+    if entry is None or entry.phase == kept.DONE or _came_through(entry, inspect):
+        return None
+    mine = store.taken_over(entry, run)
+    folder = store.folder(entry.run, entry.component) if entry.component else None
+    if folder:
+        # What this run found is what the other one made. The old container ran with what that one found.
+        if later := store.folder(run, folder.component):
+            store.drop_folder(later)
+        store.move_folder(folder, run)
+    return mine
+
+
+def _came_through(entry: kept.Entry, inspect: dict[str, Any] | None) -> bool:
+    """Return whether a run that did not say so has ended what it began, or somebody else has made it meaningless."""
+    if entry.action == "absent" or inspect is None:
+        return entry.action == "absent" and inspect is None
+    if inspect["Id"] == (entry.old or {}).get("id"):
+        return False
+    if entry.new and inspect["Id"] != entry.new:
+        return True
+    stamp = _read_stamp(entry.name)
+    return stamp.get("container_id") == inspect["Id"] and stamp.get("started_at") == inspect["State"]["StartedAt"]
+
+
+def _keep_what_it_runs_with(store: kept.Store, run: str, spec: _container.Spec, inspect: dict[str, Any] | None) -> None:
+    """Have the files with which a container runs among what this run keeps.
+
+    A run that was interrupted may have written other ones, which take effect only now.
+    """
+    if not spec.config_dir or not inspect:
+        return
+    component, stamp = Path(spec.config_dir).name, _read_stamp(spec.name)
+    if stamp.get("container_id") != inspect["Id"] or store.folder(run, component):
+        return
+    if _container.digest(spec.config_dir) == stamp.get("files"):
+        return
+    for folder in store.folders_of(component):
+        if folder.existed and _container.digest(folder.files) == stamp.get("files"):
+            store.move_folder(folder, run)
+            return
+
+
+def _set_aside(engine: Engine, name: str, aside: str) -> None:
+    """Give a stopped container another name, under which neither a restart of the engine nor anybody else starts it."""
+    _set_policy(engine, name, {"Name": "no"})
+    engine.act(f"rename {name}", "rename", name, aside)
+
+
+def _set_policy(engine: Engine, name: str, policy: dict[str, Any]) -> None:
+    # podman starts again only what was not stopped by somebody.
+    if policy and not _is_podman():
+        engine.act(f"change the restart policy of {name}", "update_container", name, restart_policy=policy)
+
+
+def _settle(entry: kept.Entry) -> None:
+    """Note that the container is what it was to become; what is older than its predecessor may go."""
+    if entry.phase == kept.DONE:
+        return
+    store, engine = kept.Store(), _engine()
+    entry.phase = kept.DONE
+    store.write(entry)
+    for older in list(store.of_container(entry.name)):
+        if older.run != entry.run and older.replaces and not kept.until_finished(older.run):
+            _drop(engine, store, older)
+    if entry.old:
+        _remove_if_there(engine, kept.undone_name(entry.name))
+
+
+def _drop(engine: Engine, store: kept.Store, entry: kept.Entry) -> str | None:
+    """Give up what an entry keeps; return the id of its image."""
+    old = entry.old or {}
+    found = next((name for name, item in engine.containers().items() if old and item["Id"] == old["id"]), None)
+    if found and kept.is_kept(found):
+        _remove_if_there(engine, found)
+    store.forget(entry)
+    return old.get("image_id")
+
+
+def _remove_if_there(engine: Engine, name: str) -> None:
+    if name in engine.containers():
+        try:
+            engine.act(f"remove {name}", "remove_container", name, force=True, v=True)
+        except NotFound:
+            return
+
+
+def _in_the_manner(
+    name: str, stamp: dict[str, Any], image: str, component: str | None, declared: dict[str, Any] | None
+) -> _container.Spec:
+    """Return how an existing container is waited for, reloaded and stopped: as when it was started, else as declared.
+
+    :param declared: its specification today
+    """
+    known = declared or {}
+    manner = stamp.get("manner") or {key: known[key] for key in _container.MANNER if known.get(key) is not None}
+    folder = stamp.get("config_dir") or known.get("config_dir") or (f"/etc/kolla/{component}" if component else None)
+    return _spec(name, {**manner, "image": image, "config_dir": folder})
+
+
+def take_back_diff(name: str, run: str) -> _container.Changes:
+    """Return what taking back a run would do to a container: ``{}`` if it is what it was before.
+
+    :param name: the container
+    :param run: id of the run
+    :raises CommandExecutionError: the engine does not answer, or what was there before is gone
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt node1 kolla_container.take_back_diff glance_api 20260714-101500-deploy
+    """
+    entry = kept.Store().entry(run, name)
+    if entry is None:
+        return {}
+    engine, old = _engine(), entry.old
+    try:
+        present = engine.container(name)
+        was = engine.inspect(old["id"]) if old else None
+    except EngineError as error:
+        raise _failure(error, f"comparing container {name} with what was there before {run}") from error
+    if old and was is None:
+        raise CommandExecutionError(
+            f"container {name}: the one that was there before {run} ({old['id'][:12]} of {old['image']}) is gone; "
+            "somebody has removed it. Set the site back to that image and give `kolla-salt deploy`"
+        )
+    state = _container.state_of(present) if present else "absent"
+    if old and not entry.replaces:
+        return {"state": {"old": state, "new": "updated"}, "settings": {"old": None, "new": sorted(old["settings"])}}
+    changes: _container.Changes = {"state": {"old": state, "new": "returned" if old else "removed"}}
+    changes["image"] = {
+        "old": _image_name(present["Config"]["Image"], {"Id": present["Image"]}) if present else None,
+        "new": _image_name(old["image"], {"Id": old["image_id"]}) if old else None,
+    }
+    return changes
+
+
+def take_back(name: str, run: str, declared: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Have the container that was there before a run, with the configuration folder that it ran with.
+
+    The present one is stopped and waits under the name ``<name>.undone`` until the other one answers; then it is
+    removed. The same call goes on after an interruption.
+
+    :param name: the container
+    :param run: id of the run
+    :param declared: its specification today, for what is not known of how the old one was started
+    :returns: ``action`` (``returned``, ``removed``, ``updated`` or ``None``), ``comment``, ``seconds``
+    :raises CommandExecutionError: what was there before is gone, must not be stopped, or does not come up
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt node1 kolla_container.take_back glance_api 20260714-101500-deploy
+    """
+    store, began = kept.Store(), time.monotonic()
+    entry = store.entry(run, name)
+    changes = take_back_diff(name, run)  # refuses if what was there before is gone
+    if entry is None:
+        return {"action": None, "comment": f"{name} is what it was before {run}", "seconds": 0.0}
+    try:
+        if entry.replaces:
+            _take_back(_engine(), store, entry, declared)
+        else:
+            _change_back(_engine(), entry)
+            store.forget(entry)
+    except EngineError as error:
+        raise _failure(error, f"taking back {run} for container {name}") from error
+    except OSError as error:
+        raise CommandExecutionError(
+            f"taking back {run} for container {name}: {error.strerror} ({error.filename}); give the same command again"
+        ) from error
+    action, seconds = changes["state"]["new"], round(time.monotonic() - began, 2)
+    return {"action": action, "comment": f"{name} {action} in {seconds:.1f} s", "seconds": seconds}
+
+
+def _change_back(engine: Engine, entry: kept.Entry) -> None:
+    old = entry.old or {}
+    settings = {item: value for item, value in old["settings"].items() if value is not None}
+    options = {item.removeprefix("dimensions."): value for item, value in settings.items()}
+    if "restart_policy" in options:
+        options["restart_policy"] = old["restart_policy"]
+    if options and entry.name in engine.containers():
+        engine.act(f"change {entry.name} in place", "update_container", entry.name, **options)
+
+
+def _take_back(engine: Engine, store: kept.Store, entry: kept.Entry, declared: dict[str, Any] | None) -> None:
+    name, old = entry.name, entry.old
+    entry.phase = kept.RETURNING
+    store.write(entry)
+    present = engine.inspect(name)
+    held: list[str] = []
+    if present and not (old and present["Id"] == old["id"]):
+        spec = _in_the_manner(name, _read_stamp(name), present["Config"]["Image"], entry.component, declared)
+        if _container.state_of(present) == "running":
+            if spec.guard:
+                await_permission(name, spec.guard)
+            held = _hold(spec.hold)
+        stop(name)
+        _remove_stamp(name)
+        if old:
+            _remove_if_there(engine, kept.undone_name(name))
+            _set_aside(engine, name, kept.undone_name(name))
+        else:
+            _remove_if_there(engine, name)
+    folder = store.folder(entry.run, entry.component) if entry.component else None
+    if folder:
+        kept.restore(folder)
+    if old:
+        _start_again(engine, entry, old, declared)
+    for other in held:
+        start(other)
+    _remove_if_there(engine, kept.undone_name(name))
+    store.forget(entry)
+
+
+def _start_again(engine: Engine, entry: kept.Entry, old: dict[str, Any], declared: dict[str, Any] | None) -> None:
+    """Start the container that was there before under its name, and wait until it answers."""
+    name = entry.name
+    if (engine.inspect(old["id"]) or {"Name": name})["Name"].lstrip("/") != name:
+        engine.act(f"rename {name}", "rename", old["id"], name)
+    _set_policy(engine, name, old["restart_policy"])
+    if not old["running"]:
+        return
+    spec = _in_the_manner(name, old["stamp"], old["image"], entry.component, declared)
+    files = _container.digest(spec.config_dir) if spec.config_dir else {}
+    if state(name) != "running":
+        engine.act(f"start {name}", "start", name)
+    _await(spec)
+    inspect = engine.inspect(name)
+    if inspect and spec.config_dir:
+        _stamp_container(spec, inspect, files)
+
+
+def reread_diff(name: str, declared: dict[str, Any] | None = None) -> _container.Changes:
+    """Return whether a running container has read other files than those that are in its configuration folder.
+
+    :param name: the container
+    :param declared: its specification today, for what is not known of how it was started
+    :raises CommandExecutionError: the engine does not answer
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt node1 kolla_container.reread_diff glance_api
+    """
+    verdict, files = _to_reread(name, declared)
+    if verdict is None:
+        return {}
+    return {"state": {"old": "running", "new": DONE[str(verdict.action)]}, "config": {"old": None, "new": files}}
+
+
+def reread(name: str, declared: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Have a container read the files in its configuration folder, by a reload if that is enough, else by a restart.
+
+    :param name: the container
+    :param declared: its specification today, for what is not known of how it was started
+    :returns: ``action`` (``reload``, ``restart`` or ``None``), ``comment``, ``seconds``
+    :raises CommandExecutionError: it must not be stopped, or does not come up
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt node1 kolla_container.reread glance_api
+    """
+    began = time.monotonic()
+    verdict, files = _to_reread(name, declared)
+    if verdict is None:
+        return {"action": None, "comment": f"{name} runs with the files in its folder", "seconds": 0.0}
+    _perform(verdict, keep=False)
+    seconds = round(time.monotonic() - began, 2)
+    comment = f"{name} {DONE[str(verdict.action)]} in {seconds:.1f} s because of: {', '.join(files)}"
+    return {"action": verdict.action, "comment": comment, "seconds": seconds}
+
+
+def _to_reread(name: str, declared: dict[str, Any] | None) -> tuple[_Verdict | None, list[str]]:
+    try:
+        inspect = _engine().container(name)
+        if inspect is None:
+            return None, []
+        verdict = _Verdict(_in_the_manner(name, _read_stamp(name), inspect["Config"]["Image"], None, declared), inspect)
+        verdict.action, files = _action_for_config(verdict.spec, inspect, set())
+    except EngineError as error:
+        raise _failure(error, f"comparing container {name} with its files") from error
+    if verdict.action not in ("reload", "restart"):
+        return None, []
+    return verdict, files or ["(other than what it runs with)"]
+
+
+def drop(run: str, names: list[str] | None = None) -> dict[str, Any]:
+    """Give up the containers that a run replaced: they can not be returned afterwards.
+
+    :param run: id of the run
+    :param names: only of these containers; default: all
+    :returns: ``containers`` (names), ``images`` (ids of what they were made of)
+    :raises CommandExecutionError: the engine does not answer
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt node1 kolla_container.drop 20260714-101500-upgrade
+    """
+    store, images, dropped = kept.Store(), set(), []
+    try:
+        for name, entry in store.entries(run).items():
+            if names is None or name in names:
+                images.add(_drop(_engine(), store, entry))
+                dropped.append(name)
+    except EngineError as error:
+        raise _failure(error, f"removing what {run} replaced") from error
+    return {"containers": dropped, "images": sorted(image for image in images if image)}
 
 
 # ------------------------------------------------------------------------------------------------------------- waiting
@@ -944,10 +1333,71 @@ def _stop(names: list[str], timeout: int | None) -> tuple[dict[str, str], list[s
             return name, str(error)
         return name, None
 
+    _note_stop([present[name]["Id"] for name, _ in running])
     with ThreadPoolExecutor(min(STOP_THREADS, len(running))) as pool:
         results = list(pool.map(one, running))
     engine.forget()
     return {name: error for name, error in results if error}, [name for name, error in results if not error]
+
+
+def changed_files(name: str, **spec: Any) -> list[str] | None:
+    """Return which files of a container's configuration directory are other than at its last deployment.
+
+    :param name: the container
+    :param spec: its specification
+    :returns: names; ``None`` if no deployment of the present container has been recorded
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt node1 kolla_container.changed_files glance_api config_dir=/etc/kolla/glance-api image=glance-api:1
+    """
+    wanted, inspect, stamp = _spec(name, spec), _required(name, "comparing"), _read_stamp(name)
+    if stamp.get("container_id") != inspect["Id"]:
+        return None
+    if not wanted.config_dir:
+        return []
+    before = {file: value for file, value in stamp.get("files", {}).items() if file not in wanted.ignore_files}
+    return sorted(_container.changed_files(before, _container.digest(wanted.config_dir, wanted.ignore_files)))
+
+
+def _note_stop(ids: list[str]) -> None:
+    """Remember that these containers were stopped on purpose: nobody is to heal them.
+
+    It holds as long as the same container has not been started since, so nothing has to be cleared when it is.
+    """
+    STOPPED.mkdir(parents=True, exist_ok=True, mode=0o700)
+    for identity in ids:
+        (STOPPED / identity).touch()
+
+
+def stopped_on_purpose() -> dict[str, str]:
+    """Return the containers that were stopped through kolla-salt and stand still since: name -> when (UTC).
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' kolla_container.stopped_on_purpose
+    """
+    marks = {path.name: path for path in STOPPED.iterdir()} if STOPPED.is_dir() else {}
+    if not marks:
+        return {}
+    found = {}
+    engine = _engine()
+    try:
+        still = {item["Id"]: name for name, item in engine.containers().items() if item["State"] not in _RUNS}
+        for identity, path in marks.items():
+            inspect = engine.inspect(identity) if identity in still else None
+            when = datetime.datetime.fromtimestamp(path.stat().st_mtime, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%S")
+            if inspect and inspect["State"]["StartedAt"][:19] <= when:
+                found[still[identity]] = when
+            else:
+                path.unlink(missing_ok=True)  # it was started, or replaced
+    except EngineError as error:
+        raise _failure(error, "looking for containers that were stopped on purpose") from error
+    return found
 
 
 def restart(name: str, timeout: int | None = None) -> bool:
@@ -986,6 +1436,7 @@ def _record_again(name: str, files: dict[str, str] | None) -> None:
     stamp, inspect = _read_stamp(name), _engine().inspect(name)
     if files is None or not inspect or stamp.get("container_id") != inspect["Id"]:
         return
+    stamp.pop("from_image", None)
     _write_stamp(name, {**stamp, "started_at": inspect["State"]["StartedAt"], "files": files})
 
 
@@ -1039,6 +1490,58 @@ def recreate(name: str, **spec: Any) -> dict[str, Any]:
     return {"action": verdict.action, "changes": changes, "comment": comment, "seconds": seconds}
 
 
+def renewal(name: str, **spec: Any) -> _container.Changes:
+    """Return whether a container has to start once more, since its last start replaced one of another image.
+
+    Programs that agree on a version with those they find when they start find the new one everywhere only then.
+
+    :param name: the container
+    :param spec: its specification
+    :returns: ``{}``, or ``state`` with what is to be done: ``reloaded`` or ``restarted``
+    :raises CommandExecutionError: the engine does not answer
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt node1 kolla_container.renewal nova_conductor image=quay.io/openstack.kolla/nova-conductor:2026.1
+    """
+    wanted = _spec(name, spec)
+    try:
+        inspect, image = _engine().container(name), _engine().image(wanted.image)
+    except EngineError as error:
+        raise _failure(error, f"looking at container {name}") from error
+    if inspect is None:
+        return {}
+    stamp = _read_stamp(name)
+    replaced = stamp.get("container_id") == inspect["Id"] and stamp.get("from_image")
+    if image is not None and image["Id"] == inspect["Image"] and not replaced:
+        return {}
+    return {"state": {"old": _container.state_of(inspect), "new": DONE["reload" if wanted.reload else "restart"]}}
+
+
+def renew(name: str, **spec: Any) -> str:
+    """Have the program of a container start once more, by its `reload` if it has one; waits until it answers.
+
+    :param name: the container
+    :param spec: its specification
+    :returns: what was done
+    :raises CommandExecutionError: as :py:func:`deploy`
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt node1 kolla_container.renew nova_conductor image=quay.io/openstack.kolla/nova-conductor:2026.1
+    """
+    wanted = _spec(name, spec)
+    verdict = _Verdict(wanted, _required(name, "renewing"))
+    verdict.action = "reload" if wanted.reload else "restart"
+    began = time.monotonic()
+    _perform(verdict)
+    return f"{name} {DONE[verdict.action]} in {time.monotonic() - began:.1f} s: now all hosts run the new release"
+
+
 def remove(name: str, force: bool = False) -> bool:
     """Remove a container; named volumes stay.
 
@@ -1081,8 +1584,30 @@ def absent(name: str, timeout: int | None = None) -> bool:
 
         salt node1 kolla_container.absent glance_api
     """
-    stop(name, timeout)
-    return remove(name, force=True)
+    run, engine = _run_id(), _engine()
+    try:
+        inspect = engine.container(name) if run else None
+        entry = _noted_removal(str(run), inspect) if inspect else None
+        stop(name, timeout)
+        if entry is None or (entry.old or {}).get("id") != (inspect or {})["Id"]:
+            return remove(name, force=True)
+        _set_aside(engine, name, kept.kept_name(name, entry.run))
+        _remove_stamp(name)
+        _settle(entry)
+    except EngineError as error:
+        raise _failure(error, f"removing container {name}") from error
+    return True
+
+
+def _noted_removal(run: str, inspect: dict[str, Any]) -> kept.Entry:
+    name, store = inspect["Name"].lstrip("/"), kept.Store()
+    entry = store.entry(run, name) or _left_unfinished(store, run, name, inspect)
+    if entry is None or not entry.replaces:
+        entry = kept.Entry(run, name, "absent", old=_before(inspect))
+        directory = _read_stamp(name).get("config_dir")
+        entry.component = Path(directory).name if directory else None
+    entry.phase = kept.BEGUN
+    return store.write(entry)
 
 
 # ------------------------------------------------------------------------------------------------ run once, exec, logs
@@ -1379,11 +1904,12 @@ def volume_path(name: str) -> str | None:
 _HEALTH = re.compile(r"\((?:health: )?(starting|healthy|unhealthy)\)")
 
 
-def list_(details: bool = False, every: bool = False) -> list[dict[str, Any]]:
+def list_(details: bool = False, every: bool = False, replaced: bool = False) -> list[dict[str, Any]]:
     """Return the Kolla containers of this host.
 
     :param details: also ``started_at`` and ``restarts``, which costs the engine one more question per container
     :param every: all containers, not only those of Kolla images
+    :param replaced: also those that a run replaced and keeps, see :py:func:`kolla_kept.list`
     :returns: by name: ``name``, ``id``, ``image``, ``image_id``, ``state``, ``status``, ``health`` (or ``None``),
         ``own`` (made by kolla-salt)
     :raises CommandExecutionError: the engine does not answer
@@ -1400,6 +1926,8 @@ def list_(details: bool = False, every: bool = False) -> list[dict[str, Any]]:
         for name, item in sorted(engine.containers().items()):
             labels = item.get("Labels") or {}
             own = _container.LABEL_FIELDS in labels
+            if kept.is_kept(name) and not replaced:
+                continue
             if not (every or own or "kolla_version" in labels):
                 continue
             health = _HEALTH.search(item.get("Status") or "")
@@ -1422,15 +1950,56 @@ def list_(details: bool = False, every: bool = False) -> list[dict[str, Any]]:
     return found
 
 
+def versions(images: list[str] | None = None) -> dict[str, dict[str, Any]]:
+    """Return the version of Kolla that built what runs here, and what images here were built by.
+
+    :param images: full references
+    :returns: ``containers``: name -> ``version`` and ``image``; ``images``: reference -> version, ``None`` for one
+        without the label or that is not on this host
+    :raises CommandExecutionError: the engine does not answer
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' kolla_container.versions
+    """
+    engine = _engine()
+    try:
+        containers = {
+            name: {"version": (item.get("Labels") or {}).get("kolla_version"), "image": item["Image"]}
+            for name, item in engine.containers().items()
+        }
+        labels = {name: ((engine.image(name) or {}).get("Config") or {}).get("Labels") or {} for name in images or []}
+    except EngineError as error:
+        raise _failure(error, "reading the labels of containers and images") from error
+    return {"containers": containers, "images": {name: found.get("kolla_version") for name, found in labels.items()}}
+
+
 # ---------------------------------------------------------------------------------------- what run-once steps remember
 
 
-def ran_diff(name: str, stamp: str | None = None, force: bool = False, **spec: Any) -> _container.Changes:
+def ran_diff(
+    name: str,
+    stamp: str | None = None,
+    force: bool = False,
+    instead: list[str] | None = None,
+    of: list[str] | None = None,
+    serves: str | None = None,
+    partial: bool = False,
+    **spec: Any,
+) -> _container.Changes:
     """Return whether a run-once container has to run: ``{}``, or ``run`` with when it ran before.
 
     :param name: the step
     :param stamp: name under which success is remembered; default: `name`
     :param force: run in any case
+    :param instead: steps which together do the same for a new image: where all have, this one need not
+    :param of: for a phase of a change of release: the steps that do all of it at once. There is nothing to do where
+        none of them has run yet, or where they have done all of it with this image
+    :param serves: for a phase without such steps: the container it is for. There is nothing to do where it has always
+        run with this image
+    :param partial: only for :py:func:`run_step`
     :param spec: specification of its container
     :raises SaltInvocationError: the specification is wrong
     :raises CommandExecutionError: the engine does not answer
@@ -1447,12 +2016,35 @@ def ran_diff(name: str, stamp: str | None = None, force: bool = False, **spec: A
     same = before.get("task") in (None, _task(spec, before.get("salt", "")))
     if not force and before.get("image_id") and before["image_id"] == image and same:
         return {}
+    others = [_read_stamp(other).get("image_id") for other in instead or []]
+    if not force and before and image and others and set(others) == {image}:
+        return {}
+    if not force and of is not None and not _phase_due(image, [_read_stamp(step) for step in of], serves):
+        return {}
     if not before:
         old = "never"
     else:
         old = f"{before.get('finished_at')} with {str(before.get('image_id')).removeprefix('sha256:')[:12]}"
     new = _image_name(wanted.image, {"Id": image} if image else None)
     return {"run": {"old": old, "new": f"with {new}"}}
+
+
+def _phase_due(image: str | None, whole: list[dict[str, Any]], serves: str | None) -> bool:
+    """Return whether a phase has anything to do for `image`.
+
+    :param whole: stamps of the steps that do all phases at once
+    :param serves: a container of the service
+    """
+    if whole:
+        return any(image is None or stamp.get("whole", stamp.get("image_id")) != image for stamp in whole if stamp)
+    try:
+        inspect = _engine().container(serves) if serves else None
+    except EngineError as error:
+        raise _failure(error, f"looking at container {serves}") from error
+    if inspect is None:
+        return False
+    stamp = _read_stamp(serves or "")
+    return inspect["Image"] != image or bool(stamp.get("from_image") and stamp.get("container_id") == inspect["Id"])
 
 
 def _task(spec: dict[str, Any], salt: str) -> str:
@@ -1465,12 +2057,23 @@ def _task(spec: dict[str, Any], salt: str) -> str:
     return hmac.new(salt.encode(), task.encode(), "sha256").hexdigest()
 
 
-def run_step(name: str, stamp: str | None = None, timeout: float = RUN_TIMEOUT, **spec: Any) -> dict[str, Any]:
+def run_step(
+    name: str,
+    stamp: str | None = None,
+    timeout: float = RUN_TIMEOUT,
+    partial: bool = False,
+    instead: list[str] | None = None,
+    of: list[str] | None = None,
+    serves: str | None = None,
+    **spec: Any,
+) -> dict[str, Any]:
     """Run a run-once container as :py:func:`run` does and remember its success.
 
     :param name: the step
     :param stamp: name under which success is remembered; default: `name`
     :param timeout: seconds
+    :param partial: phases that follow do the rest for this image
+    :param instead: only for :py:func:`ran_diff`, as ``of`` and ``serves``
     :param spec: specification of its container
     :returns: as :py:func:`run`, with ``comment``
     :raises CommandExecutionError: as :py:func:`run`; then nothing is remembered
@@ -1481,7 +2084,10 @@ def run_step(name: str, stamp: str | None = None, timeout: float = RUN_TIMEOUT, 
 
         salt node1 kolla_container.run_step bootstrap_glance image=quay.io/openstack.kolla/glance-api:2026.1
     """
+    before = _read_stamp(stamp or name)
     result = run(name, timeout, **spec)
+    if run_id := _run_id():
+        kept.Store().keep_step(run_id, stamp or name, before)
     finished = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     salt = secrets.token_hex(16)
     _write_stamp(
@@ -1492,6 +2098,9 @@ def run_step(name: str, stamp: str | None = None, timeout: float = RUN_TIMEOUT, 
             "image": spec.get("image"),
             "salt": salt,
             "task": _task(spec, salt),
+            "whole": before.get("whole", before["image_id"])
+            if partial and before.get("image_id")
+            else result["image_id"],
         },
     )
     return result | {"comment": f"{name} ran in {result['seconds']} s"}
