@@ -198,7 +198,9 @@ def create(
         "where": socket.gethostname(),
         "via": provenance.program(),
         "command": provenance.command(),
-        "equivalent": provenance.equivalent(verb, fields.get("services"), fields.get("limit")),
+        "equivalent": provenance.equivalent(
+            verb, fields.get("services") or [fields[name] for name in ("node",) if name in fields], fields.get("limit")
+        ),
         **fields,
     }
     _write(run.folder / "run.json", header)  # from now on a run that dies has left its trace

@@ -204,11 +204,17 @@ def _cloud(master: Master) -> Any:
     return Cloud(master.site)
 
 
-def _record(master: Master, verb: str) -> runs.Run:
+def _record(master: Master, verb: str, args: argparse.Namespace) -> runs.Run:
     from kolla_salt import __version__
 
     return runs.create(
-        verb, master.runs_root(), site=str(master.site), site_digest=runs.digest(master.site), version=__version__
+        verb,
+        master.runs_root(),
+        site=str(master.site),
+        site_digest=runs.digest(master.site),
+        version=__version__,
+        services=getattr(args, "services", None) or [],
+        limit=args.limit or [],
     )
 
 
@@ -257,7 +263,7 @@ def genconfig(args: argparse.Namespace) -> int:
     master = Master(args)
     cloud = _cloud(master)
     cloud.check()
-    record = _record(master, "genconfig")
+    record = _record(master, "genconfig", args)
     good, errors, unknown = _together(master, cloud, args.limit, "kolla_node.genconfig", services=args.services or None)
     good = outcome.scrub(good, outcome.secrets_of(cloud.site.passwords))
     _close(record, began, "genconfig", {host: list(files) for host, files in good.items()}, errors, unknown)
@@ -287,7 +293,7 @@ def stop(args: argparse.Namespace) -> int:
     began = time.time()
     master = Master(args)
     cloud = _cloud(master)
-    record = _record(master, "stop")
+    record = _record(master, "stop", args)
     present, unknown = master.present(cloud.limited(args.limit))
     stopped: dict[str, list[str]] = {host: [] for host in present}
     errors: list[str] = []
@@ -319,7 +325,7 @@ def destroy(args: argparse.Namespace) -> int:
     began = time.time()
     master = Master(args)
     cloud = _cloud(master)
-    record = _record(master, "destroy")
+    record = _record(master, "destroy", args)
     good, errors, unknown = _together(
         master, cloud, args.limit, "kolla_node.destroy", force=args.kill_servers, images=args.include_images
     )

@@ -200,12 +200,17 @@ def runs_root(config: Path) -> Path:
     """Return the folder of the run records of the master with configuration file ``config``; Salt is not needed."""
     from kolla_salt.runs import ROOT
 
-    found = ROOT
-    for file in (config, *sorted((config.parent / "master.d").glob("*.conf"))):
+    return Path(master_option(config, "kolla_runs", ROOT))
+
+
+def master_option(config: Path | None, name: str, default: Any) -> Any:
+    """Return an option of one word in a master's configuration, read without Salt, which takes long to start."""
+    found = default
+    for file in (config, *sorted((config.parent / "master.d").glob("*.conf"))) if config else ():
         with contextlib.suppress(OSError):
             for line in file.read_text().splitlines():
-                if line.startswith("kolla_runs:"):
-                    found = Path(line.split(":", 1)[1].strip().strip("'\""))
+                if line.startswith(f"{name}:"):
+                    found = line.split(":", 1)[1].partition(" #")[0].strip().strip("'\"")
     return found
 
 

@@ -100,18 +100,24 @@ def failure(first: outcome.Failure, run: str = "") -> str:
     if not first.id:
         lines = ["", f"First failure, on {first.host}:"]
     lines += ["  said      " + first.comment.strip().replace("\n", "\n            "), "Next:"]
-    service = first.sls.split(".", 1)[0]
-    if first.function.startswith("kolla_container."):
-        lines.append(
-            f"  look at what the container says:  docker logs --tail 50 {first.id}   (on {first.host}; "
-            f"its log files: /var/log/kolla/{service}/)"
-        )
-    if first.sls:
-        lines.append(f"  see the same state by itself:     salt {first.host} state.sls {first.sls} test=True")
-    if run:
-        lines.append(f"  everything this run did:          kolla-salt runs show {run}")
-    lines.append("  then give the same command again: it goes on from where this run ended")
+    for what, command in next_steps(first, run):
+        lines.append(f"  {what + ':':<33} {command}" if command else f"  {what}")
     return "\n".join(lines)
+
+
+def next_steps(first: outcome.Failure, run: str = "") -> list[tuple[str, str]]:
+    """Return what to do about a failure: in words, and the command (empty: there is none)."""
+    service = first.sls.split(".", 1)[0]
+    steps = []
+    if first.function.startswith("kolla_container."):
+        where = f"   (on {first.host}; its log files: /var/log/kolla/{service}/)"
+        steps.append(("look at what the container says", f"docker logs --tail 50 {first.id}{where}"))
+    if first.sls:
+        steps.append(("see the same state by itself", f"salt {first.host} state.sls {first.sls} test=True"))
+    if run:
+        steps.append(("everything this run did", f"kolla-salt runs show {run}"))
+    steps.append(("then give the same command again: it goes on from where this run ended", ""))
+    return steps
 
 
 def timings(timing: Mapping[str, Any], width: int | None = None) -> str:
