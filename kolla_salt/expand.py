@@ -244,10 +244,8 @@ def _host_states(states: States, decl: dict[str, Any], resolver: Resolver, names
     for item in decl["sysctls"]:
         group = item.get("group", decl["group"])
         if resolver.host in resolver.hosts(group) and resolver.test(item.get("when", True), names):
-            value = resolver.evaluate(item["value"], names)
-            states[f"{service} sysctl {item['name']}"] = _state(
-                "kolla_host.sysctl", {"name": item["name"]}, {"value": str(value)}
-            )
+            name, value = (str(resolver.evaluate(item[key], names)) for key in ("name", "value"))
+            states[f"{service} sysctl {name}"] = _state("kolla_host.sysctl", {"name": name}, {"value": value})
     for item in decl["host_directories"]:
         group = item.get("group", decl["group"])
         if resolver.host in resolver.hosts(group) and resolver.test(item.get("when", True), names):

@@ -88,9 +88,7 @@ def take_weight() -> None:
 
     The sandbox weighs more than all that runs beside it; a probe that did not get to run would see outages of its own.
     """
-    for directory in host.make_cgroup(host.find_cgroups(), "kolla-salt-chaos"):
-        if (directory / "cpu.shares").exists() or (directory / "cpu.weight").exists():
-            (directory / "cgroup.procs").write_text(str(os.getpid()))
+    host.share_processors("kolla-salt-chaos", os.getpid())
 
 
 def commit() -> str:

@@ -347,7 +347,13 @@ def _wait(paths: Paths, nodes: Sequence[topo.Node], progress: Progress) -> None:
         engines = [n for n in engines if n not in found or not node.engine_answers(found[n])]
         # Asking a minion that is not connected takes seconds.
         if not any(n not in found or not master.connected(found[n].pid) for n in minions):
-            answered = master.ping(paths, minions)
+            try:
+                answered = master.ping(paths, minions)
+            except SandboxError:
+                # A master that has much to do answers later.
+                if time.monotonic() - began > READY_SECONDS:
+                    raise
+                answered = []
             minions = [n for n in minions if n not in answered]
         if not engines and not minions:
             break

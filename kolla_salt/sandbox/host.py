@@ -339,6 +339,13 @@ def make_cgroup(cgroups: Cgroups, group: str) -> list[Path]:
     return cgroups.group_dirs(group)
 
 
+def share_processors(group: str, pid: int) -> None:
+    """Move a process into ``group`` as far as processor time is concerned, and with it what it starts."""
+    for directory in make_cgroup(find_cgroups(), group):
+        if (directory / "cpu.shares").exists() or (directory / "cpu.weight").exists():
+            (directory / "cgroup.procs").write_text(str(pid))
+
+
 def _delegate(directory: Path) -> None:
     """Let the children of a v2 group have all its controllers, as far as the kernel lets us."""
     for controller in (directory / "cgroup.controllers").read_text().split():

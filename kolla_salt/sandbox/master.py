@@ -125,6 +125,8 @@ def start(paths: Paths, code: str) -> None:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True, cwd="/", env=env
         )
+    # Beside the nodes, which weigh more than all that is not theirs: it would not get to run while they are busy.
+    host.share_processors(f"{paths.cgroup}/master", process.pid)
     host.write_file(paths.master / "run" / "started", f"{code} {process.pid}\n")
     deadline = time.monotonic() + 60
     while not listens():

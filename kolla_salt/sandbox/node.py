@@ -304,6 +304,8 @@ def connect(node: Node, running: Running) -> None:
             if bridge != topo.API_BRIDGE:
                 host.checksums_in_software(device, pid)
             host.run([*enter, "ip", "link", "set", "dev", device, "up"], doing)
+    # Again: those of a card exist since it does.
+    boot(node, running)
     # The address may have moved to a bridge of the node's (a deployment may do that).
     addresses = {a["local"] for card in cards.values() for a in card.get("addr_info", [])}
     if node.api_address not in addresses:
