@@ -360,7 +360,7 @@ def pull() -> dict[str, Any]:
             "fetching images: some cannot be had, no container was touched:\n  "
             + "\n  ".join(problems)
             + "\n  check docker_registry, docker_namespace and openstack_tag in globals.yml, "
-            "or build the images: kolla-salt images build",
+            "or build the images: kolla-salt images build --release RELEASE",
         )
     return missing
 
