@@ -944,6 +944,23 @@ def state_of(inspect: dict[str, Any]) -> str:
     return {"configured": "created", "initialized": "created", "stopped": "exited"}.get(status, status)
 
 
+def moment(inspect: dict[str, Any], ended: bool = False) -> dict[str, Any]:
+    """Return what tells whether a container is still the same one, and since when it runs.
+
+    :param ended: also how it ended, if it did
+    """
+    state = inspect["State"]
+    found = {
+        "id": inspect["Id"],
+        "image": inspect["Config"].get("Image"),
+        "digest": inspect["Image"],
+        "started": state.get("StartedAt"),
+        "state": state.get("Status") or ("running" if state.get("Running") else "exited"),
+        "restarts": inspect.get("RestartCount") or 0,
+    }
+    return found | {"exit": state.get("ExitCode"), "oom": bool(state.get("OOMKilled"))} if ended else found
+
+
 def in_declared_state(spec: Spec, inspect: dict[str, Any]) -> bool:
     """Whether the container runs, or, if its process is expected to end, ended well."""
     state = state_of(inspect)

@@ -59,6 +59,7 @@ class Engine:
         self._local = threading.local()
         self._sdk: docker.APIClient | None = None
         self._containers: tuple[float, dict[str, dict[str, Any]]] | None = None
+        self._inspected: dict[str, tuple[float, dict[str, Any]]] = {}
         self._references: dict[str, tuple[float, dict[str, Any] | None]] = {}
         self._images: dict[str, dict[str, Any]] = {}
         self._info: dict[str, Any] | None = None
@@ -82,9 +83,19 @@ class Engine:
     def inspect(self, name: str) -> dict[str, Any] | None:
         """Return the inspect data of a container as it is right now, or ``None`` if there is none."""
         try:
-            return self.get(f"/containers/{quote(name)}/json")
+            found = self.get(f"/containers/{quote(name)}/json")
         except NotFound:
+            self._inspected.pop(name, None)
             return None
+        self._inspected[name] = (time.monotonic(), found)
+        return found
+
+    def recent(self, name: str) -> dict[str, Any] | None:
+        """Return the inspect data of a container, which may be as old as `FRESH` if nothing was changed since."""
+        read, found = self._inspected.get(name, (0.0, None))
+        if found is not None and time.monotonic() - read <= FRESH:
+            return found
+        return self.inspect(name)
 
     def image(self, reference: str) -> dict[str, Any] | None:
         """Return the inspect data of a local image by name or id, or ``None`` if it is not on this host."""
@@ -137,6 +148,30 @@ class Engine:
         except ValueError as error:
             raise EngineError(f"GET {path} at {self.url}: not an engine's answer: {body[:200]!r}") from error
 
+    def events(self, since: float, kinds: list[str]) -> list[dict[str, Any]]:
+        """Return what the engine remembers of its containers from ``since`` until now; it forgets, and soon.
+
+        :param since: seconds since the epoch
+        :param kinds: of events, such as ``die``
+        """
+        filters = json.dumps({"type": ["container"], "event": kinds})
+        connection = self._connect()
+        self.calls += 1
+        try:
+            target = (
+                f"/events?{urlencode({'since': f'{since:.6f}', 'until': f'{time.time():.6f}', 'filters': filters})}"
+            )
+            connection.request("GET", target)
+            response = connection.getresponse()
+            lines = response.read().decode(errors="replace").splitlines()
+        except (OSError, http.client.HTTPException) as error:
+            raise EngineError(f"no answer from the container engine at {self.url}: {error}") from error
+        finally:
+            connection.close()
+        if response.status >= 400:
+            raise _refusal(response.status, "\n".join(lines).encode(), "GET /events")
+        return [json.loads(line) for line in lines if line.startswith("{")]
+
     def _connect(self) -> http.client.HTTPConnection:
         url = urlsplit(self.url)
         if url.scheme == "unix":
@@ -184,6 +219,7 @@ class Engine:
     def forget(self) -> None:
         """Drop what was read and may be another thing now."""
         self._containers = None
+        self._inspected.clear()
         self._references.clear()
 
     def close(self) -> None:

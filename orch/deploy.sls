@@ -15,6 +15,7 @@ See who answers and what is to be done:
     - run_id: {{ run.id | default('') | tojson }}
     - every: {{ run.every | default(false) | tojson }}
     - hosts: {{ run.hosts | default(none) | tojson }}
+    - expect: {{ run.expect | default('') | tojson }}
     - steps: {{ steps | tojson }}
 
 Fetch the images that are missing:

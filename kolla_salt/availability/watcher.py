@@ -56,9 +56,15 @@ class Watcher:
         self.targets = list(targets)
         self.account = account
         self.process: subprocess.Popen[bytes] | None = None
+        self.settled: bool | None = None
+        self.deadline = 0.0
 
     def start(self) -> bool:
         """Start the child and wait until it knows who is there; False if it cannot be started."""
+        return self.launch() and self.ready()
+
+    def launch(self) -> bool:
+        """Start the child; False if it cannot be started."""
         command = [sys.executable, "-m", "kolla_salt.availability", "--record", str(self.record.folder)]
         handed = {
             "parent": os.getpid(),
@@ -73,13 +79,23 @@ class Watcher:
                 self.process = subprocess.Popen(
                     command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, start_new_session=True, cwd="/"
                 )
-            assert self.process.stdin is not None and self.process.stdout is not None
+            assert self.process.stdin is not None
             self.process.stdin.write(json.dumps(handed).encode() + b"\n")
             self.process.stdin.flush()
         except OSError:
             return False
-        ready, _, _ = select.select([self.process.stdout], [], [], SETTLE + 7)
-        return bool(ready) and self.process.stdout.readline() == b"ready\n"
+        self.deadline = time.monotonic() + SETTLE + 7
+        return True
+
+    def ready(self) -> bool:
+        """Wait until the child knows who is there; nothing is to be disturbed before that. The first call decides."""
+        if self.settled is None:
+            self.settled = False
+            if self.process is not None and self.process.stdout is not None:
+                left = max(0.0, self.deadline - time.monotonic())
+                told, _, _ = select.select([self.process.stdout], [], [], left)
+                self.settled = bool(told) and self.process.stdout.readline() == b"ready\n"
+        return self.settled
 
     def mark(self, label: str) -> None:
         """Note in the receipt that something happened now."""

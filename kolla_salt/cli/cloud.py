@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from kolla_salt import outcome, progress, runs
@@ -61,14 +62,19 @@ def _comma(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
-def run_orchestration(args: argparse.Namespace) -> int:
-    """Run ``orch.<verb>``, show it, and say how it ended."""
+def run_orchestration(args: argparse.Namespace, **more: Any) -> int:
+    """Run ``orch.<verb>``, show it, and say how it ended.
+
+    Args:
+        args: ``orchestration`` is its name.
+        more: further fields of the pillar ``kolla_run``.
+    """
     master = Master(args)
     verb = args.orchestration
     cloud = _cloud(master)
     cloud.check()
     cloud.limited(args.limit)
-    ask: dict[str, Any] = {"id": runs.new_id(verb)}
+    ask: dict[str, Any] = {"id": runs.new_id(verb), **more}
     for key, value in (
         ("services", getattr(args, "services", None)),
         ("hosts", getattr(args, "limit", None)),
@@ -113,6 +119,7 @@ def report(args: argparse.Namespace, master: Master, run_id: str, state: progres
                     "ok": ok,
                     "run": record.id,
                     **{k: header.get(k) for k in ("result", "error", "unknown", "seconds")},
+                    "deviations": header.get("deviations") or [],
                     "availability": seen,
                     "first_failure": vars(first) if first else None,
                     "steps": steps,
@@ -136,7 +143,10 @@ def report(args: argparse.Namespace, master: Master, run_id: str, state: progres
 
         print("\n".join(Receipt(seen).lines()))
     changed = sum(len(host["changed"]) for step in steps for host in step["hosts"].values())
-    ending = {"ok": "done", "failed": "FAILED", "incomplete": "INCOMPLETE"}.get(header["result"], header["result"])
+    print("".join(f"{line}\n" for line in deviating(header)), end="")
+    ending = {"ok": "done", "failed": "FAILED", "incomplete": "INCOMPLETE", "deviated": "done, but DEVIATED"}.get(
+        header["result"], header["result"]
+    )
     said = view.plural(changed, "change") if changed else "nothing had to be changed"
     print(f"{args.verb} {ending}: {said}, {header.get('seconds', 0):.1f} s; record: kolla-salt runs show {record.id}")
     for host in header.get("unknown") or []:
@@ -145,6 +155,15 @@ def report(args: argparse.Namespace, master: Master, run_id: str, state: progres
             "then give the same command again."
         )
     return 0 if ok else 1
+
+
+def deviating(header: Mapping[str, Any]) -> list[str]:
+    """Return the lines that say where reality was another than the plan; none if it was the same."""
+    found = header.get("deviations") or []
+    if not found:
+        return []
+    title = f"{view.plural(len(found), 'container')} fared otherwise than predicted, which is a defect:"
+    return [title, *(f"  {item['host']}: {item['container']} {item['said']}" for item in found)]
 
 
 def first_failure(steps: list[dict[str, Any]]) -> outcome.Failure | None:

@@ -43,13 +43,14 @@ GROUPS: tuple[tuple[str, tuple[Verb, ...]], ...] = (
             Verb("prechecks", "kolla_salt.cli.look", "ask every host whether it can be deployed to"),
             Verb("images", "kolla_salt.images.cli", "build, list and serve container images"),
             Verb("pull", "kolla_salt.cli.cloud", "fetch the images that hosts lack"),
-            Verb("plan", "kolla_salt.cli.plan", "show what deploy would do, file by file and container by container"),
+            Verb("plan", "kolla_salt.cli.plan", "show what a run would do, file by file and container by container"),
         ),
     ),
     (
         "runs",
         (
             Verb("deploy", "kolla_salt.cli.cloud", "bring the cloud to the state that the site describes"),
+            Verb("apply", "kolla_salt.cli.plan", "do exactly what a plan says, or refuse if the world has moved since"),
             Verb("reconfigure", "kolla_salt.cli.cloud", "the same as deploy, by the name Kolla-Ansible gives it"),
             Verb("genconfig", "kolla_salt.cli.cloud", "write configuration files only, restart nothing"),
             Verb("post-deploy", "kolla_salt.cli.after", "write clouds.yaml and admin-openrc.sh"),

@@ -1,27 +1,37 @@
-"""The verb plan: what a run would do."""
+"""The verbs plan and apply: what a run would do, and a run that does exactly that."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from kolla_salt import outcome
+from kolla_salt import __version__, expectation, outcome, prediction
 from kolla_salt.cli import view
-from kolla_salt.cli.cloud import selection
+from kolla_salt.cli.cloud import run_orchestration, selection
+from kolla_salt.cli.errors import CliError
 from kolla_salt.cli.look import Cloud
 from kolla_salt.cli.master import Master
 from kolla_salt.prediction import summary
 
+#: What a plan can be made for.
+VERBS = ("deploy", "reconfigure", "upgrade")
+
 
 def add_parser(subparsers: Any) -> None:
     """Add the verbs of this module."""
-    parser = subparsers.add_parser("plan")
+    parser = subparsers.add_parser("plan", usage="kolla-salt plan [deploy|reconfigure|upgrade] [SERVICE ...] [options]")
     selection(parser)
     parser.add_argument("--diff", action="store_true", help="show the differences of the files, secrets masked")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="also write the plan there, for kolla-salt apply FILE")
     parser.set_defaults(handler=plan)
+
+    parser = subparsers.add_parser("apply")
+    parser.add_argument("file", type=Path, metavar="FILE", help="as kolla-salt plan --out FILE wrote it")
+    parser.set_defaults(handler=apply)
 
 
 def survey(
@@ -29,79 +39,200 @@ def survey(
 ) -> tuple[dict[str, Any], list[str]]:
     """Do the dry run on all hosts in one job; return host -> report, and the hosts that did not answer."""
     from kolla_salt import plan as plans
-    from kolla_salt.steps import placement, service_of, sls_by_host, told
 
-    steps = plans.steps(cloud.resolver, services or None)
-    placed = placement(cloud.resolver, {service_of(sls) for step in steps for sls in step["sls"]})
-    limit = set(hosts)
-    wanted = {host: names for host, names in sls_by_host(steps, placed).items() if host in limit}
+    return _ask(
+        master, cloud, prediction.forecast(cloud.resolver, plans.steps(cloud.resolver, services or None)), hosts
+    )
+
+
+def _ask(
+    master: Master, cloud: Cloud, found: prediction.Forecast, hosts: Sequence[str]
+) -> tuple[dict[str, Any], list[str]]:
+    from kolla_salt.steps import told
+
+    wanted = {host: names for host, names in found.wanted.items() if host in set(hosts)}
     present, unknown = master.present(list(wanted))
     reports = master.ask(present, "kolla_node.survey", sls=told(wanted))
     secrets = outcome.secrets_of(cloud.site.passwords)
     return outcome.scrub(reports, secrets), unknown + [host for host in present if host not in reports]
 
 
+def _steps(master: Master, cloud: Cloud, verb: str, services: list[str]) -> list[dict[str, Any]]:
+    """Return the steps of a verb, as the run itself will ask for them."""
+    if verb == "upgrade":
+        return master.runner("kolla.plan", verb=verb, services=services or None)
+    from kolla_salt import plan as plans
+
+    for name in services:
+        if name not in cloud.declarations:
+            from kolla_salt.declarations import nearest
+
+            raise CliError(f"unknown service '{name}'{nearest(name, cloud.declarations)}")
+    return plans.steps(cloud.resolver, services or None)
+
+
 def plan(args: argparse.Namespace) -> int:
-    """Show what deploy would do."""
+    """Show what a run would do."""
     began = time.monotonic()
+    verb, services = "deploy", list(args.services)
+    if services and services[0] in VERBS:
+        verb = services.pop(0)
     master = Master(args)
     cloud = Cloud(master.site)
     cloud.check()
-    from kolla_salt import plan as plans
-
     hosts = cloud.limited(args.limit)
-    steps = plans.steps(cloud.resolver, args.services or None)
-    reports, unknown = survey(master, cloud, hosts, args.services)
-    broken = {host: report for host, report in reports.items() if not isinstance(report, dict) or report["errors"]}
-    sums = {host: summary(report) for host, report in reports.items() if host not in broken}
-    failed = {host: report["failed"] for host, report in reports.items() if host not in broken and report["failed"]}
-    missing = {host: report["missing_images"] for host, report in reports.items() if host not in broken}
-    count = sum(len(items) for found in sums.values() for items in found.values())
-    ok = not (broken or unknown)
-    if args.json:
-        print(
-            json.dumps(
-                {
-                    "ok": ok,
-                    "changes": count,
-                    "waves": steps,
-                    "hosts": sums,
-                    "unknown": unknown,
-                    "missing_images": missing,
-                    "errors": {h: r["errors"] if isinstance(r, dict) else [str(r)] for h, r in broken.items()},
-                    "unpredictable": failed,
-                    "seconds": round(time.monotonic() - began, 3),
-                },
-                indent=1,
-                default=str,
-            )
-        )
-        return 0 if ok else 1
-    print(view.table(["wave", "services", "hosts"], _waves(steps)))
-    for names, lines in view.alike({host: _host_lines(sums[host], missing[host], args.diff) for host in sums}):
-        print(f"\n{view.some(names)}: " + "\n".join(lines))
-    for names, lines in view.alike({host: _unpredictable(states) for host, states in failed.items()}):
-        print(f"\n{view.some(names)}: " + "\n".join(lines))
-    for host, report in broken.items():
-        errors = report["errors"] if isinstance(report, dict) else [str(report)]
-        print(f"\n{host}: the dry run failed:\n  " + "\n  ".join(errors))
-    if unknown:
-        verb, them = ("does", "it") if len(unknown) == 1 else ("do", "them")
-        print(f"\n{view.some(unknown, most=20)} {verb} not answer: nothing is known of {them}")
-    said = f"{view.plural(count, 'change')} on {view.plural(len(sums), 'host')}" if count else "nothing to change"
-    print(
-        f"\n{said}  ({time.monotonic() - began:.1f} s); nothing was touched. To do it: kolla-salt deploy"
-        + "".join(f" {name}" for name in args.services)
+    only = dict.fromkeys(hosts) if args.limit else None
+    found = prediction.forecast(cloud.resolver, _steps(master, cloud, verb, services), only)
+    if not found.steps:
+        raise CliError(f"planning {verb}: no enabled service is placed on {view.some(hosts)}")
+    reports, unknown = _ask(master, cloud, found, hosts)
+    broken = {host: report for host, report in reports.items() if prediction.problems({host: report}, __version__)}
+    found.progress.unknown = set(unknown) | set(broken)
+    found.learn({host: report for host, report in reports.items() if host not in broken})
+    answering = prediction.entries(cloud.resolver)
+    order = prediction.order(found, answering)
+    told = {
+        "changes": 0,
+        "verb": verb,
+        "services": services,
+        "limit": args.limit or [],
+        "waves": found.steps,
+        "order": order,
+        "effects": prediction.effects(cloud.resolver, found, order, answering, prediction.balanced_by(cloud.resolver)),
+        "hosts": {host: summary(report) for host, report in found.reports.items()},
+        "unknown": unknown,
+        "missing_images": {host: report["missing_images"] for host, report in found.reports.items()},
+        "errors": {host: prediction.problems({host: report}, __version__) for host, report in broken.items()},
+        "unpredictable": {host: report["failed"] for host, report in found.reports.items() if report["failed"]},
+    }
+    told["changes"] = sum(len(items) for said in told["hosts"].values() for items in said.values())
+    key = expectation.key_of(Path(master.opts["pki_dir"]) / "master.pem")
+    parts = expectation.parts(
+        verb, services, args.limit, found, expectation.site_files(cloud.directory, key), __version__
     )
+    told["hash"] = expectation.content_hash(parts)
+    ok = not (broken or unknown)
+    if args.out and broken:
+        raise CliError(
+            f"writing the plan to {args.out}: a host could not say what would change, so it cannot be planned:\n  "
+            + "\n  ".join(text for texts in told["errors"].values() for text in texts)
+        )
+    if args.out:
+        _write(args.out, cloud, told, parts)
+    told["seconds"] = round(time.monotonic() - began, 3)
+    if args.json:
+        print(json.dumps({"ok": ok, **told, "file": str(args.out) if args.out else None}, indent=1, default=str))
+    else:
+        _show(args, told)
     return 0 if ok else 1
 
 
-def _waves(steps: list[dict[str, Any]]) -> list[list[Any]]:
-    rows: dict[int, list[Any]] = {}
+def _write(path: Path, cloud: Cloud, told: Mapping[str, Any], parts: expectation.Parts) -> None:
+    from kolla_salt import runs
+
+    document = {
+        "format": expectation.FORMAT,
+        "hash": told["hash"],
+        "made": time.time(),
+        "site": str(cloud.directory),
+        "site_digest": runs.digest(cloud.directory),
+        "parts": parts,
+        "shown": told,
+    }
+    try:
+        expectation.write(path, document)
+    except expectation.PlanFileError as error:
+        raise CliError(str(error)) from error
+
+
+def _show(args: argparse.Namespace, told: Mapping[str, Any]) -> None:
+    """Print a plan: hosts, order, what users may notice."""
+    on = f" on {view.some(told['limit'])}" if told["limit"] else ""
+    parts = [f"{told['verb']} of {view.some(told['services']) or 'all services'}{on}"]
+    sums, missing = told["hosts"], told["missing_images"]
+    for names, lines in view.alike({host: _host_lines(sums[host], missing[host], args.diff) for host in sums}):
+        parts.append(f"{view.some(names)}: " + "\n".join(lines))
+    for names, lines in view.alike({host: _unpredictable(states) for host, states in told["unpredictable"].items()}):
+        parts.append(f"{view.some(names)}: " + "\n".join(lines))
+    for host, errors in told["errors"].items():
+        parts.append(f"{host}: the dry run failed:\n  " + "\n  ".join(errors))
+    if told["order"]:
+        parts.append("order:\n" + "\n".join(_order(told["order"])))
+    if told["effects"]:
+        parts.append("users meanwhile:\n" + "\n".join(_effects(told["effects"])))
+    unknown = told["unknown"]
+    if unknown:
+        verb, them = ("does", "it") if len(unknown) == 1 else ("do", "them")
+        parts.append(f"{view.some(unknown, most=20)} {verb} not answer: nothing is known of {them}")
+    count = told["changes"]
+    said = f"{view.plural(count, 'change')} on {view.plural(len(sums), 'host')}" if count else "nothing to change"
+    how = [told["verb"], *told["services"], *(["--limit", ",".join(told["limit"])] if told["limit"] else [])]
+    command = f"apply {args.out}" if args.out else " ".join(how)
+    parts.append(f"{said}  ({told['seconds']:.1f} s); nothing was touched. To do it: kolla-salt {command}")
+    print("\n\n".join(parts))
+
+
+def _order(steps: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return a line for each step and batch; hosts of a batch are at it at once."""
+    lines = []
     for step in steps:
-        row = rows.setdefault(step["wave"], [step["wave"], ", ".join(step["services"]), ""])
-        row[2] += (" -> " if row[2] else "") + view.some(step["minions"], separator=" ")
-    return list(rows.values())
+        services = ", ".join(step["services"]) or "nothing"
+        role = {"primary": "", "rest": "", "finish": ", finish"}.get(step["role"], f", {step['role']}")
+        title = f"  {step['wave']:>2}  {services}{role}: "
+        if all(not batch["containers"] for batch in step["batches"]):
+            lines.append(title + view.some([host for batch in step["batches"] for host in batch["hosts"]]))
+            continue
+        lines.append(title.rstrip())
+        for batch in step["batches"]:
+            for hosts, words in view.alike(
+                {host: _doing(batch["containers"].get(host, {})) for host in batch["hosts"]}
+            ):
+                lines.append(f"        {view.some(hosts)}: {words or 'no container is touched'}")
+            if batch["out"]:
+                lines.append(f"          out of the load balancer meanwhile: {view.some(batch['out'])}")
+        for service, hosts in step["left_out"].items():
+            lines += [f"        {service} is left out on {host}: {why}" for host, why in hosts.items()]
+    return lines
+
+
+def _doing(containers: Mapping[str, str]) -> str:
+    """Return what is done to the containers of one host, in words."""
+    found: dict[str, list[str]] = {}
+    for name, done in containers.items():
+        found.setdefault(done, []).append(name)
+    return "; ".join(f"{prediction.word(done)} {view.some(names)}" for done, names in found.items())
+
+
+def _effects(effects: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return a line for each service whose users may notice something, with those of one kind together."""
+    alike: dict[tuple[Any, ...], list[str]] = {}
+    new: list[str] = []
+    for effect in effects:
+        if effect["effect"] == "new":
+            new.append(effect["service"])
+            continue
+        hosts, words = effect["hosts"], " and ".join(prediction.word(done) for done in effect["done"])
+        where = f"on {hosts[0]}" if len(hosts) == 1 else f"on {view.plural(len(hosts), 'host')}"
+        where += ", one after the other" if len(hosts) > 1 and effect["one_by_one"] else ""
+        needed = effect["concerns"]
+        alike.setdefault((words, where, effect["said"], tuple(needed)), []).append(effect["container"])
+    lines = [
+        f"  {', '.join(names)}: {words} {where}: {said}" + (f" (needed by {view.some(needed)})" if needed else "")
+        for (words, where, said, needed), names in alike.items()
+    ]
+    return lines + ([f"  {view.some(list(dict.fromkeys(new)), most=12)}: new, begins to answer"] if new else [])
+
+
+def apply(args: argparse.Namespace) -> int:
+    """Do what a plan says, or nothing if anything is another than when it was made."""
+    try:
+        found = expectation.read(args.file)
+    except expectation.PlanFileError as error:
+        raise CliError(str(error)) from error
+    parts = found["parts"]
+    args.orchestration, args.every_step = parts["verb"], False
+    args.services, args.limit = parts["services"], parts["limit"]
+    return run_orchestration(args, expect=str(args.file.resolve()))
 
 
 def _unpredictable(states: list[dict[str, Any]]) -> list[str]:

@@ -1976,6 +1976,48 @@ def versions(images: list[str] | None = None) -> dict[str, dict[str, Any]]:
     return {"containers": containers, "images": {name: found.get("kolla_version") for name, found in labels.items()}}
 
 
+def snapshot(since: float | None = None) -> dict[str, dict[str, Any]]:
+    """Return what tells of each Kolla container of this host whether it is still the same, and since when it runs.
+
+    :param since: also say how they fared since then (seconds since the epoch)
+    :returns: name -> ``id``, ``image``, ``digest`` (the image's id), ``started``, ``state``, ``restarts`` (by itself);
+        with `since` also ``exit`` (exit code), ``oom``, and ``deaths``: when its process ended (``at``) and how
+        (``exit``), as far as the engine remembers
+    :raises CommandExecutionError: the engine does not answer
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' kolla_container.snapshot
+    """
+    engine = _engine()
+    found: dict[str, dict[str, Any]] = {}
+    try:
+        for item in list_():
+            # A dry run has just looked at most of them.
+            full = engine.recent(item["name"]) if since is None else engine.inspect(item["name"])
+            if full is None:
+                continue  # it has gone meanwhile
+            found[item["name"]] = _container.moment(full, since is not None)
+        for name, deaths in _deaths(engine, since).items() if since is not None else ():
+            if name in found:
+                found[name]["deaths"] = deaths
+    except EngineError as error:
+        raise _failure(error, "looking at containers") from error
+    return found
+
+
+def _deaths(engine: Engine, since: float) -> dict[str, list[dict[str, Any]]]:
+    """Return the ends of containers' processes of which the engine still knows."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for event in engine.events(since, ["die"]):
+        attributes = (event.get("Actor") or {}).get("Attributes") or {}
+        code = attributes.get("exitCode", attributes.get("containerExitCode"))
+        found.setdefault(str(attributes.get("name")), []).append({"at": event.get("time"), "exit": code})
+    return found
+
+
 # ---------------------------------------------------------------------------------------- what run-once steps remember
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from salt.exceptions import CommandExecutionError
 
-from kolla_salt import __version__, outcome, paths, plan, runtime
+from kolla_salt import __version__, expectation, outcome, paths, plan, runtime
 from kolla_salt.context import ContextError
 from kolla_salt.engine import SOCKETS, Engine
 from kolla_salt.steps import needed_by, own
@@ -52,14 +52,16 @@ def services() -> list[str]:
     return found
 
 
-def survey(sls: Any, images: bool = True) -> dict[str, Any]:
+def survey(sls: Any, images: bool = True, containers: bool = False) -> dict[str, Any]:
     """Return what a run would do on this host, all services in one dry run.
 
     :param sls: names of the SLS files (list), or what :func:`kolla_salt.steps.told` makes of those of several hosts.
     :param images: also look which images are missing.
-    :returns: ``version``; ``states``: what would change (``id``, ``sls``, ``function``, ``changes``, secrets masked);
-        ``failed``: states that could not be predicted; ``errors``: why nothing could be rendered at all; ``total``;
-        ``missing_images``.
+    :param containers: also say which containers there are now.
+    :returns: ``version``; ``states``: what would change (``id``, ``sls``, ``function``, ``changes`` without secrets,
+        ``fingerprint``: tells this change from any other, see :mod:`kolla_salt.expectation`); ``failed``: states that
+        could not be predicted; ``errors``: why nothing could be rendered at all; ``total``; ``missing_images``;
+        ``containers`` as :func:`kolla_container.snapshot` returns it.
 
     CLI Example:
 
@@ -91,6 +93,8 @@ def survey(sls: Any, images: bool = True) -> dict[str, Any]:
         report["errors"] = [str(line) for line in returned] if isinstance(returned, list) else [str(returned)]
         return report
     found = outcome.read(__opts__["id"], returned)
+    names = {str(state["__id__"]): str(state.get("name")) for state in returned.values() if "__id__" in state}
+    key = expectation.key_of(Path(__opts__.get("pki_dir") or "") / "minion.pem")
     size = 0
     for change in found.changed:
         entry = {
@@ -99,16 +103,63 @@ def survey(sls: Any, images: bool = True) -> dict[str, Any]:
             "function": change.function,
             "comment": change.comment[:500],
             "changes": outcome.cut(change.changes, _LONGEST),
+            "fingerprint": expectation.fingerprint(
+                key, [change.function, change.id, change.changes], *_unmasked(change, names.get(change.id, ""))
+            ),
         }
         size += len(str(entry))
         if size > _LARGEST:
-            entry["changes"] = {field: {"old": "[not shown]", "new": "[not shown]"} for field in change.changes}
+            # What is done to a container decides how the run goes on.
+            entry["changes"] = {
+                field: value if field == "state" else {"old": "[not shown]", "new": "[not shown]"}
+                for field, value in entry["changes"].items()
+            }
         report["states"].append(entry)
     report["failed"] = [vars(failure) for failure in found.failed]
     report["total"], report["seconds"] = found.total, round(found.seconds, 3)
     if images:
         report["missing_images"] = missing_images()
+    if containers:
+        report["containers"] = snapshot()
     return report
+
+
+def _unmasked(change: outcome.Change, name: str) -> list[bytes]:
+    """Return what a predicted change is about as it is now, secrets included: the file, or which container it is."""
+    if change.function.startswith("kolla_container."):
+        present = {item["name"]: item["id"] for item in _containers()}
+        return [str(present.get(name)).encode()]
+    path = Path(name)
+    if not path.is_absolute():
+        return []
+    try:
+        return [path.read_bytes()]
+    except OSError:
+        return [b""]
+
+
+def _containers() -> list[dict[str, Any]]:
+    try:
+        return __salt__["kolla_container.list"]()
+    except CommandExecutionError:
+        return []  # no engine yet, so there are none
+
+
+def snapshot(since: float | None = None) -> dict[str, Any]:
+    """Return what tells of each container of this host whether it is still the same; none where there is no engine yet.
+
+    :param since: as of :func:`kolla_container.snapshot`.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' kolla_node.snapshot
+    """
+    try:
+        return __salt__["kolla_container.snapshot"](since=since)
+    except CommandExecutionError:
+        return {}
 
 
 def missing_images() -> list[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,26 +18,13 @@ import salt.config
 import salt.utils.event
 from salt.exceptions import CommandExecutionError
 
-from kolla_salt import __version__, declarations, freshness, haproxy, outcome, runs
+from kolla_salt import __version__, declarations, expectation, freshness, haproxy, outcome, prediction, reality, runs
 from kolla_salt import site as sites
 from kolla_salt.availability import account, targets
 from kolla_salt.availability.watcher import Watcher, touches_containers
 from kolla_salt.context import Resolver
 from kolla_salt.declarations import write_atomically
-from kolla_salt.steps import (
-    Only,
-    Progress,
-    disturbed,
-    matters_to_others,
-    patience,
-    placement,
-    rules,
-    service_of,
-    sls_by_host,
-    to_do,
-    told,
-    within,
-)
+from kolla_salt.steps import Only, Progress, patience, service_of, told
 
 __virtualname__ = "kolla_run"
 _KEY = "kolla_salt.run"
@@ -119,7 +107,9 @@ def records_root() -> Path:
 # --- the stages of a run --------------------------------------------------------------------------------------------
 
 
-def begin(verb: str, steps: Any, run_id: str = "", every: bool = False, hosts: Any = None) -> dict[str, Any]:
+def begin(
+    verb: str, steps: Any, run_id: str = "", every: bool = False, hosts: Any = None, expect: str = ""
+) -> dict[str, Any]:
     """Begin a run: see who answers, do the dry run, open the record.
 
     :param verb: what the run is called.
@@ -128,8 +118,10 @@ def begin(verb: str, steps: Any, run_id: str = "", every: bool = False, hosts: A
     :param every: apply every step, also those in which the dry run sees nothing to do.
     :param hosts: restrict the run to these hosts: a list, or host -> list of SLS to which it is restricted there (null:
         all of them).
+    :param expect: file of a plan (``kolla-salt plan --out``): refuse unless this run is what was planned.
     :returns: ``run``, ``unknown`` (hosts without an answer), ``predicted`` (host -> service -> number of changes).
-    :raises CommandExecutionError: no plan, no host answers, versions differ, or a host cannot render its states.
+    :raises CommandExecutionError: no plan, no host answers, versions differ, a host cannot render its states, or the
+        run is another one than `expect` says.
 
     CLI Example:
 
@@ -147,24 +139,16 @@ def begin(verb: str, steps: Any, run_id: str = "", every: bool = False, hosts: A
         )
     directory = site_directory()
     site, decls = sites.load(directory), declarations.load()
+    expected = _expected(expect) if expect else None
     only: Only | None = (dict(hosts) if isinstance(hosts, dict) else dict.fromkeys(hosts)) if hosts else None
-    steps = [{**step, "minions": [name for name in step["minions"] if only is None or name in only]} for step in steps]
-    steps = [step for step in steps if step["minions"]]
+    resolver = Resolver(decls, site.as_pillar(), next(iter(site.topology["hosts"])))
+    found = prediction.forecast(resolver, steps, only)
+    steps, services, progress = found.steps, found.services, found.progress
     if not steps:
         raise CommandExecutionError(
             f"planning {verb}: no enabled service is placed on "
             f"{', '.join(hosts) if hosts else 'any host'}; see topology.yml in {directory}"
         )
-    resolver = Resolver(decls, site.as_pillar(), next(iter(site.topology["hosts"])))
-    services = list(dict.fromkeys(service_of(sls) for step in steps for sls in step["sls"]))
-    progress = Progress(
-        requires={name: decls[name]["requires"] for name in decls},
-        primaries={name: resolver.service_hosts(name)[0] for name in services if name in decls},
-        placed=placement(resolver, services),
-        only=only,
-        limits=rules(resolver, services),
-        together={name for name in services if name in decls and decls[name]["together"]},
-    )
     record = (
         runs.load(run_id, records_root())
         if other
@@ -179,6 +163,7 @@ def begin(verb: str, steps: Any, run_id: str = "", every: bool = False, hosts: A
             data=site,
             services=_asked("services"),
             limit=list(hosts or []),
+            **({"expected": expected["hash"]} if expected else {}),
         )
     )
     runs.prune(
@@ -192,12 +177,11 @@ def begin(verb: str, steps: Any, run_id: str = "", every: bool = False, hosts: A
         "images": {},
         "result": "ok",
         "seconds": {},
-        "balancers": _balanced_by(resolver),
-        "entries": _entries(resolver),
+        "balancers": prediction.balanced_by(resolver),
+        "entries": prediction.entries(resolver),
+        "fates": reality.Fates(resolver),
     }
-    wanted = sls_by_host(steps, progress.placed)
-    wanted = {host: [name for name in names if within(only, host, name)] for host, names in wanted.items()}
-    wanted = {host: names for host, names in wanted.items() if names}
+    wanted = found.wanted
     _fire("begun", {"run": record.id, "verb": verb, "steps": [_short(step) for step in steps], "hosts": list(wanted)})
     started = time.time()
     answers = _ask(list(wanted), "test.ping", timeout=patience(len(wanted)))
@@ -215,28 +199,35 @@ def begin(verb: str, steps: Any, run_id: str = "", every: bool = False, hosts: A
     if digest := freshness.stale(directory, records_root()):
         _ask(present, "saltutil.refresh_pillar", wait=True)
         freshness.mark(records_root(), digest)
-    surveys = _ask(present, "kolla_node.survey", sls=told(wanted))
+    surveys = {h: s["ret"] for h, s in _ask(present, "kolla_node.survey", sls=told(wanted), containers=True).items()}
     run["seconds"]["dry run"] = round(time.time() - started, 3)
     progress.unknown |= set(present) - set(surveys)
-    predicted = _read_surveys(run, surveys)
-    run["predicted"] = predicted
-    progress.planned = {host: disturbed(said["ret"]["states"]) for host, said in surveys.items()}
+    if problems := outcome.scrub(prediction.problems(surveys, __version__), run["secrets"]):
+        raise _failed(run, "the dry run failed, nothing was changed:\n  " + "\n  ".join(problems))
+    run["fates"].before = {host: said.pop("containers", {}) for host, said in surveys.items()}
+    found.learn(surveys, every)
+    run["predicted"] = predicted = found.predicted
+    run["images"] = {host: said["missing_images"] for host, said in surveys.items()}
+    shown = outcome.scrub(surveys, run["secrets"])
+    files = expectation.site_files(directory, expectation.key_of(Path(_master_opts()["pki_dir"]) / "master.pem"))
+    parts = expectation.parts(
+        verb, _asked("services"), None if isinstance(hosts, dict) else hosts, replace(found, reports=shown), files,
+        __version__,
+    )  # fmt: skip
+    if expected:
+        _refuse_another(run, expected, parts)
+    run["fates"].predict(surveys)
     _put_in_left_behind(run)
-    if not every:
-        spreading = {
-            service_of(state["sls"])
-            for said in surveys.values()
-            for state in said["ret"]["states"]
-            if matters_to_others(state)
-        }
-        spreading |= {service_of(failure["sls"]) for said in surveys.values() for failure in said["ret"]["failed"]}
-        progress.todo = to_do(predicted, progress.requires, services, spreading)
+    order = prediction.order(found, run["entries"])
     plan = {
+        "hash": expectation.content_hash(parts),
         "steps": [_short(step) for step in steps],
-        "hosts": {h: s["ret"] for h, s in surveys.items()},
+        "order": order,
+        "effects": prediction.effects(resolver, found, order, run["entries"], run["balancers"]),
+        "hosts": shown,
         "unknown": sorted(progress.unknown),
     }
-    record.write_plan(outcome.scrub(plan, run["secrets"]), clean=True)
+    record.write_plan(plan, clean=True)
     counts = {host: {name: len(changes) for name, changes in found.items()} for host, found in predicted.items()}
     result = {
         "run": record.id,
@@ -246,9 +237,11 @@ def begin(verb: str, steps: Any, run_id: str = "", every: bool = False, hosts: A
         "seconds": run["seconds"],
         "todo": sorted(services if progress.todo is None else progress.todo),
     }
-    if (every or touches_containers(s["ret"] for s in surveys.values())) and not __opts__.get("test"):
+    run["touches"] = (every or touches_containers(surveys.values())) and not __opts__.get("test")
+    if run["touches"]:
         run["watcher"] = Watcher(record, targets(resolver), account(resolver, site.passwords))
-        run["watcher"].start()
+        run["watcher"].launch()
+        record.write_containers({"before": run["fates"].before, "after": {}})
     _fire("surveyed", result)
     return result
 
@@ -259,54 +252,32 @@ def _asked(what: str) -> list[str]:
     return [name.strip() for name in said.split(",")] if isinstance(said, str) else list(said)
 
 
-def _balanced_by(resolver: Resolver) -> list[str]:
-    """Return the hosts whose load balancer decides who gets requests."""
-    if not resolver.enabled("loadbalancer") or not resolver.value("enable_haproxy"):
-        return []
-    return resolver.hosts("loadbalancer")
+def _expected(file: str) -> dict[str, Any]:
+    try:
+        return expectation.read(file)
+    except expectation.PlanFileError as error:
+        raise CommandExecutionError(str(error)) from error
 
 
-def _entries(resolver: Resolver) -> dict[str, list[dict[str, Any]]]:
-    """Return container -> load-balancer entries that it answers, where there is more than one member to answer them."""
-    found: dict[str, list[dict[str, Any]]] = {}
-    for entry in resolver.catalogue["load_balancer"]:
-        if entry["container"] and len(entry["members"]) > 1:
-            found.setdefault(entry["container"], []).append(
-                {key: entry[key] for key in ("entry", "service", "active_passive")}
-            )
-    return found
-
-
-def _read_surveys(run: dict[str, Any], surveys: dict[str, Any]) -> dict[str, dict[str, list[str]]]:
-    """Return host -> service -> IDs that the dry run would change; refuse what must not be begun."""
-    predicted: dict[str, dict[str, list[str]]] = {}
-    problems: list[str] = []
-    own = __version__
-    for host, said in surveys.items():
-        survey = said["ret"]
-        if not isinstance(survey, dict) or "states" not in survey:
-            problems.append(f"{host}: {outcome.last_words(str(survey))}")
-            continue
-        if survey["version"] != own:
-            problems.append(
-                f"{host} has kolla-salt {survey['version']}, the master has {own}; install the same version on both"
-            )
-            continue
-        if survey["errors"]:
-            problems += [f"{host}: {text}" for text in survey["errors"]]
-            continue
-        run["images"][host] = survey["missing_images"]
-        found = predicted.setdefault(host, {})
-        for state in survey["states"]:
-            found.setdefault(service_of(state["sls"]), []).append(state["id"])
-        for failure in survey["failed"]:
-            # What cannot be predicted has to be tried.
-            found.setdefault(service_of(failure["sls"]), []).append(failure["id"])
-    if problems:
+def _refuse_another(run: dict[str, Any], expected: dict[str, Any], parts: expectation.Parts) -> None:
+    """Refuse a run that is not the one that was planned, naming what is different."""
+    if expected["hash"] == expectation.content_hash(parts):
+        return
+    earlier = [
+        header["id"]
+        for header in runs.headers(records_root())
+        if header.get("expected") == expected["hash"] and header["id"] != run["record"].id and header["result"] != "ok"
+    ]
+    begun = any(next(runs.load(name, records_root()).steps(), None) for name in earlier)
+    differences = expectation.differences(expected["parts"], parts, begun)
+    if differences:
+        more = [f"and {len(differences) - _MOST_SHOWN} more"] if len(differences) > _MOST_SHOWN else []
         raise _failed(
-            run, "the dry run failed, nothing was changed:\n  " + "\n  ".join(outcome.scrub(problems, run["secrets"]))
+            run,
+            "this is not what was planned, nothing was changed:\n  "
+            + "\n  ".join(outcome.scrub([*differences[:_MOST_SHOWN], *more], run["secrets"]))
+            + "\n  make a new plan and look at it: kolla-salt plan --out FILE",
         )
-    return predicted
 
 
 def pull() -> dict[str, Any]:
@@ -387,6 +358,8 @@ def apply(step: dict[str, Any]) -> dict[str, Any]:
     if todo:
         _fire("step", {"run": run["record"].id, **_short(step), "state": "started", "hosts": list(todo)})
     earlier: list[str] = []
+    if todo and run.get("watcher"):
+        run["watcher"].ready()
     waits: list[dict[str, Any]] = []
     for batch in progress.batches(todo):
         jobs = progress.going_on({host: todo[host] for host in batch}, earlier, left_out)
@@ -455,6 +428,7 @@ def _apply_on(
             hosts[host] = {"result": None, "seconds": 0.0, "changed": [], "failed": [], "slowest": []}
             continue
         found = outcome.read(host, returned)
+        run["fates"].see(host, sls, found.changed)
         for failure in found.failed:
             for service in [service_of(failure.sls)] if failure.sls else [service_of(name) for name in sls]:
                 progress.fail(service, host)
@@ -496,23 +470,10 @@ def _balancers(run: dict[str, Any]) -> list[str]:
 
 
 def _take_out(run: dict[str, Any], jobs: list[tuple[list[str], list[str]]]) -> dict[str, str]:
-    """Take the servers whose containers are about to be disturbed out of all load balancers; return them.
-
-    Also for a reload: a server with a single process accepts requests and lets them wait while it loads. Not the one
-    that alone is written to, though: what changes places for nothing would break connections.
-    """
+    """Take the servers whose containers are about to be disturbed out of all load balancers; return them."""
     if __opts__.get("test"):
         return {}
-    progress: Progress = run["progress"]
-    targets = {
-        f"{haproxy.backend(entry['entry'])}/{host}": "maint" if entry["active_passive"] else "drain"
-        for names, sls in jobs
-        for host in names
-        for container, action in progress.planned.get(host, {}).items()
-        for entry in run["entries"].get(container, ())
-        if entry["service"] in {service_of(name) for name in sls}
-        and not (action == "reloaded" and entry["active_passive"])
-    }
+    targets = prediction.taken_out(jobs, run["progress"].planned, run["entries"])
     balancers = _balancers(run)
     if not targets or len(balancers) == 0:
         return {}
@@ -622,7 +583,8 @@ def _states(
 def end() -> dict[str, Any]:
     """Close the record.
 
-    :returns: ``run``, ``result`` (``ok``, ``failed`` or ``incomplete``) and ``seconds``.
+    :returns: ``run``, ``result`` (``ok``, ``failed``, ``incomplete``; ``deviated``: all was done, but a container fared
+        otherwise than predicted), ``seconds`` and ``deviations``.
 
     CLI Example:
 
@@ -634,6 +596,9 @@ def end() -> dict[str, Any]:
     progress: Progress = run["progress"]
     if progress.unknown and run["result"] == "ok":
         run["result"] = "incomplete"
+    deviations = [deviation.as_dict() for deviation in _deviations(run)]
+    if deviations and run["result"] == "ok":
+        run["result"] = "deviated"
     availability = _stop_watching(run)
     seconds = round(time.time() - run["started"], 3)
     result = {
@@ -641,6 +606,7 @@ def end() -> dict[str, Any]:
         "seconds": seconds,
         "unknown": sorted(progress.unknown),
         "failed": sorted(f"{service} on {host}" for service, host in progress.failed),
+        "deviations": deviations,
         **availability,
     }
     if not run.get("closed"):
@@ -648,6 +614,18 @@ def end() -> dict[str, Any]:
         run["closed"] = True
     _fire("ended", {"run": run["record"].id, **result})
     return {"run": run["record"].id, **result}
+
+
+def _deviations(run: dict[str, Any]) -> list[reality.Deviation]:
+    """Ask the engines what containers there are now; return where that is not what was predicted and done."""
+    fates: reality.Fates = run["fates"]
+    if __opts__.get("test") or not (run.get("touches") or fates.done):
+        return []
+    hosts = [host for host in fates.before if host not in run["progress"].unknown]
+    answers = _ask(hosts, "kolla_node.snapshot", since=run["started"])
+    after = {host: said["ret"] for host, said in answers.items() if isinstance(said["ret"], dict)}
+    run["record"].write_containers({"before": fates.before, "after": after})
+    return fates.deviations(after, run["progress"].failed, run["progress"].unknown)
 
 
 def _stop_watching(run: dict[str, Any]) -> dict[str, Any]:

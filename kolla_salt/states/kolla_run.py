@@ -13,14 +13,16 @@ def __virtual__() -> str:
     return __virtualname__
 
 
-def begun(name: str, verb: str, steps: Any, run_id: str = "", every: bool = False, hosts: Any = None) -> dict[str, Any]:
+def begun(
+    name: str, verb: str, steps: Any, run_id: str = "", every: bool = False, hosts: Any = None, expect: str = ""
+) -> dict[str, Any]:
     """Begin a run: who answers, what would change, which images are missing.
 
     :param verb: what the run is called; the rest as :py:func:`kolla_run.begin <kolla_salt.modules.kolla_run.begin>`.
     """
     ret: dict[str, Any] = {"name": name, "result": True, "changes": {}, "comment": ""}
     try:
-        found = __salt__["kolla_run.begin"](verb, steps, run_id=run_id or "", every=every, hosts=hosts)
+        found = __salt__["kolla_run.begin"](verb, steps, run_id=run_id or "", every=every, hosts=hosts, expect=expect)
     except CommandExecutionError as error:
         return ret | {"result": False, "comment": str(error)}
     missing = f"; no answer from {', '.join(found['unknown'])}" if found["unknown"] else ""
