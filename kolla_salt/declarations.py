@@ -125,6 +125,25 @@ KEYSTONE_FIELDS = {
 BOOTSTRAP_FIELDS = {
     "name", "container", "environment", "command", "volumes", "when", "after_keystone", "timeout", "user",
 }  # fmt: skip
+UPGRADE_FIELDS: dict[str, tuple[tuple[type, ...], Any]] = {
+    "follows": ((list,), []),
+    "before": ((list,), []),
+    "again": ((list,), []),
+    "after": ((list,), []),
+    "finish": ((list,), []),
+    "checks": ((list,), []),
+}
+PHASE_FIELDS = BOOTSTRAP_FIELDS - {"after_keystone"}
+CHECK_FIELDS: dict[str, tuple[tuple[type, ...], Any]] = {
+    "name": ((str,), None),
+    "container": ((str,), None),
+    "command": ((list,), None),
+    "release": ((str,), "old"),
+    "accept": ((list,), [0]),
+    "user": ((str,), None),
+    "mend": ((str,), None),
+    "when": ((bool, str), True),
+}
 SETTING_TYPES = {"bool", "int", "number", "string", "list", "dict", "any"}
 PASSWORD_KINDS = {"password", "uuid", "fernet", "ssh_key", "hex32", "bcrypt", "htpasswd", "hmac_md5", "none"}
 FORMATS = {"ini", "yaml", "json", "text"}
@@ -258,7 +277,34 @@ def normalise(name: str, data: Any) -> tuple[Declaration, list[str]]:
             continue
         for key in step.keys() - BOOTSTRAP_FIELDS:
             errors.append(f"{where}: unknown field '{key}'{nearest(key, BOOTSTRAP_FIELDS)}")
+    decl["upgrade"] = _upgrade(decl, errors)
     return decl, errors
+
+
+def _upgrade(decl: Declaration, errors: list[str]) -> dict[str, Any]:
+    """Return the field ``upgrade`` with defaults: phases are run-once steps named by what they do."""
+    where = f"{decl['name']}.upgrade"
+    known = decl["containers"]
+    result = _fill(where, decl["upgrade"], UPGRADE_FIELDS, errors)
+    for kind in ("before", "after"):
+        for index, phase in enumerate(result[kind]):
+            at = f"{where}.{kind}[{index}]"
+            if not isinstance(phase, dict) or "name" not in phase or phase.get("container") not in known:
+                errors.append(f"{at}: expected at least name and container (one of {sorted(known)}); found {phase!r}")
+                continue
+            for key in phase.keys() - PHASE_FIELDS:
+                errors.append(f"{at}: unknown field '{key}'{nearest(key, PHASE_FIELDS)}")
+    for name in result["again"]:
+        if name not in known:
+            errors.append(f"{where}.again: unknown container '{name}'{nearest(name, known)}")
+    for index, check in enumerate(result["checks"]):
+        at = f"{where}.checks[{index}]"
+        result["checks"][index] = check = _fill(at, check, CHECK_FIELDS, errors)
+        if check["container"] not in known or not check["name"] or not check["command"] or not check["mend"]:
+            errors.append(f"{at}: expected name, container (one of {sorted(known)}), command and mend")
+        if check["release"] not in {"old", "new"}:
+            errors.append(f"{at}.release: expected old or new, found {check['release']!r}")
+    return result
 
 
 def _probe(where: str, mode: str, probe: Any) -> list[str]:
@@ -410,8 +456,8 @@ def _cross_check(declarations: dict[str, Declaration]) -> list[str]:
                 if other != service:
                     errors.append(f"{service}.{kind}.{name}: already declared by service {other}")
     for service, decl in declarations.items():
-        for field in ("requires", "after"):
-            for name in decl[field]:
+        for field, listed in (*((f, decl[f]) for f in ("requires", "after")), ("follows", decl["upgrade"]["follows"])):
+            for name in listed:
                 if name not in declarations:
                     errors.append(f"{service}.{field}: unknown service '{name}'{nearest(name, declarations)}")
         for container, fields in decl["containers"].items():

@@ -147,9 +147,11 @@ def expand(service: str, resolver: Resolver, role: str | None = None, facts: dic
     """Return the states that ``service``'s declaration implies on the resolver's host.
 
     :param role: ``primary`` or ``rest`` restricts to the hosts that play it in this step; None takes the host as it is.
+        ``again`` and ``finish`` are steps of a change of release: what comes when all hosts run the new one.
     :param facts: ``paths`` as in :func:`container_spec`; ``running`` (containers that run on the host) and ``stamps``
         (bootstrap steps that succeeded): what is not among them is started in parallel, since nothing that runs can be
-        disturbed by it and most of the time goes into waiting; ``services`` whose states are in the same job.
+        disturbed by it and most of the time goes into waiting; ``services`` whose states are in the same job;
+        ``upgrade``: the release changes in phases.
     :returns: ``{ID: {function: [arguments]}}`` in the order in which it should happen; a new structure each time,
         because Salt writes into it.
     :raises kolla_salt.context.ContextError: an expression, option or group could not be resolved.
@@ -162,6 +164,9 @@ def expand(service: str, resolver: Resolver, role: str | None = None, facts: dic
     primary = resolver.is_primary(service)
     names = resolver.names(service)
     states: States = {}
+    if role in LATE:
+        _late_states(states, decl, resolver, facts, role)
+        return states or _nothing(service, f"{service} has nothing to do on this host")
     _host_states(states, decl, resolver, names)
     placed = resolver.containers(service)
     files: dict[str, list[str]] = {}
@@ -201,6 +206,9 @@ def expand(service: str, resolver: Resolver, role: str | None = None, facts: dic
         )  # fmt: skip
     if primary and decl["keystone"].get("after_containers"):
         _registration(states, decl, resolver, [container for container, on in placed.items() if on])
+    if role is None and facts.get("upgrade"):
+        for late in LATE:
+            _late_states(states, decl, resolver, facts, late)
     return states or _nothing(service, f"{service} has nothing to do on this host")
 
 
@@ -214,6 +222,10 @@ def uninvolved(service: str, resolver: Resolver, role: str | None = None) -> str
     if not resolver.placed(service):
         return f"{service} is not placed on this host"
     primary = resolver.is_primary(service)
+    if role == "again":
+        return None
+    if role == "finish" and not primary:
+        return f"{service}: nothing for this host in the step of the {role}"
     if resolver.declarations[service]["together"]:
         primary = True  # all its hosts have their turn in the step of the primary
     if (role == "primary" and not primary) or (role == "rest" and primary):
@@ -291,20 +303,18 @@ def _primary_states(
         keystone = _registration(states, decl, resolver)
     boots: list[str] = []
     stamps = facts.get("stamps")
+    before = [phase_id(service, phase) for phase in decl["upgrade"]["before"]]
+    if facts.get("upgrade"):
+        boots += _phases(states, decl, resolver, facts, "before", files, [{"kolla_db": item} for item in databases])
     for step in decl["bootstrap"]:
         step_names = resolver.names(service, container=step["container"])
         if not resolver.test(step.get("when", True), step_names):
             continue
-        spec = container_spec(resolver, service, step["container"], facts)
-        for field in ("healthcheck", "ready", "reload", "reload_files", "ignore_files", "config_dir", "guard", "hold"):
-            spec.pop(field, None)
-        spec["environment"].update(_environment(step.get("environment", {}), resolver, step_names))
-        spec["volumes"] += resolver.strings(step.get("volumes", []), step_names)
-        if step.get("command"):
-            spec["command"] = resolver.strings(step["command"], step_names)
-        for field in ("timeout", "user"):
-            if step.get(field):
-                spec[field] = resolver.evaluate(step[field], step_names)
+        spec = run_once_spec(resolver, service, step, facts)
+        if before:
+            spec["instead"] = before
+        if facts.get("upgrade"):
+            spec["partial"] = True
         require: list[dict[str, str]] = [{"kolla_config": state_id} for state_id in files.get(step["container"], [])]
         require += [{"kolla_container": other} for other in boots]
         if step.get("after_keystone") and keystone:
@@ -318,3 +328,84 @@ def _primary_states(
         )  # fmt: skip
         boots.append(step["name"])
     return boots
+
+
+# --- a change of release in phases ------------------------------------------------------------------------------------
+
+#: Roles of steps that come when every host runs the new release.
+LATE = ("again", "finish")
+
+
+def phase_id(service: str, phase: dict[str, Any]) -> str:
+    """Return the ID of a phase's state, which is also the name of its run-once container."""
+    return f"{service}_{phase['name']}"
+
+
+def run_once_spec(
+    resolver: Resolver, service: str, step: dict[str, Any], facts: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """Return the specification of a run-once container: that of a service's container, with its own task."""
+    names = resolver.names(service, container=step["container"])
+    spec = container_spec(resolver, service, step["container"], facts)
+    for field in ("healthcheck", "ready", "reload", "reload_files", "ignore_files", "config_dir", "guard", "hold"):
+        spec.pop(field, None)
+    spec["environment"].update(_environment(step.get("environment", {}), resolver, names))
+    spec["volumes"] += resolver.strings(step.get("volumes", []), names)
+    if step.get("command"):
+        spec["command"] = resolver.strings(step["command"], names)
+    for field in ("timeout", "user"):
+        if step.get(field):
+            spec[field] = resolver.evaluate(step[field], names)
+    return spec
+
+
+def phases(resolver: Resolver, service: str, kind: str) -> list[dict[str, Any]]:
+    """Return the phases ``before`` or ``after`` the containers of ``service`` are replaced, of a change of release."""
+    return [
+        phase
+        for phase in resolver.declarations[service]["upgrade"][kind]
+        if resolver.test(phase.get("when", True), resolver.names(service, container=phase["container"]))
+    ]
+
+
+def renewed_again(resolver: Resolver, service: str) -> list[str]:
+    """Return the containers of the resolver's host that start twice when the release changes."""
+    placed = resolver.containers(service)
+    return [name for name in resolver.declarations[service]["upgrade"]["again"] if placed.get(name)]
+
+
+def _phases(
+    states: States, decl: dict[str, Any], resolver: Resolver, facts: dict[str, Any], kind: str,
+    files: dict[str, list[str]], require: list[dict[str, str]],
+) -> list[str]:  # fmt: skip
+    """Add the phases of a kind, one after the other; return their IDs."""
+    service, done = decl["name"], []
+    for phase in phases(resolver, service, kind):
+        state_id = phase_id(service, phase)
+        needs = [{"kolla_config": item} for item in files.get(phase["container"], [])]
+        needs += [*require, *({"kolla_container": other} for other in done)]
+        spec = run_once_spec(resolver, service, phase, facts)
+        states[state_id] = _state(
+            "kolla_container.ran", {"name": state_id}, *({key: value} for key, value in spec.items()),
+            {"of": [step["name"] for step in decl["bootstrap"]]}, {"serves": phase["container"]}, require=needs,
+        )  # fmt: skip
+        done.append(state_id)
+    return done
+
+
+def _late_states(states: States, decl: dict[str, Any], resolver: Resolver, facts: dict[str, Any], role: str) -> None:
+    """Add what a change of release does when all hosts run the new one."""
+    service = decl["name"]
+    if role == "again":
+        for container in renewed_again(resolver, service):
+            spec = container_spec(resolver, service, container, facts)
+            require = [{"kolla_container": container}] if container in states else []
+            # A name of its own: a requisite finds a state by its name too.
+            states[f"{container} again"] = _state(
+                "kolla_container.renewed", {"name": f"{container} again"}, {"container": container}, *({key: value} for key, value in spec.items()),
+                require=require,
+            )  # fmt: skip
+    elif resolver.is_primary(service):
+        require = [{"kolla_container": name} for name, on in resolver.containers(service).items() if on]
+        require = [item for item in require if item["kolla_container"] in states]
+        _phases(states, decl, resolver, facts, "after", {}, require)

@@ -6,23 +6,31 @@ from typing import Any
 
 from kolla_salt.context import Resolver
 
+#: The verb that changes the release: service by service, each with its phases.
+UPGRADE = "upgrade"
+#: The database's own group: snapshots are made on its first host.
+DATABASE = "mariadb"
+
 
 class PlanError(ValueError):
     """The declarations cannot be ordered."""
 
 
-def waves(resolver: Resolver, only: list[str] | None = None) -> list[list[str]]:
+def waves(resolver: Resolver, only: list[str] | None = None, verb: str = "deploy") -> list[list[str]]:
     """Return the enabled services in waves: each needs only services of earlier waves.
 
     :param only: restrict to these services (their order is kept).
+    :param verb: a change of release has further conditions (``upgrade.follows``).
     :raises PlanError: services wait for each other in a circle.
     """
     services = [name for name in resolver.enabled_services() if resolver.service_hosts(name)]
     before = {
         name: {
             other
-            for field in ("requires", "after")
-            for other in resolver.declarations[name][field]
+            for field in ("requires", "after", *(["follows"] if verb == UPGRADE else []))
+            for other in (
+                resolver.declarations[name]["upgrade"] if field == "follows" else resolver.declarations[name]
+            )[field]
             if other in services
         }
         for name in services
@@ -49,13 +57,18 @@ def waves(resolver: Resolver, only: list[str] | None = None) -> list[list[str]]:
     return [wave for wave in result if wave]
 
 
-def steps(resolver: Resolver, only: list[str] | None = None) -> list[dict[str, Any]]:
+def steps(resolver: Resolver, only: list[str] | None = None, verb: str = "deploy") -> list[dict[str, Any]]:
     """Return the steps of a run in order: one Salt job each.
 
     Each step: ``id`` (a sentence), ``wave`` (from 1), ``role`` (``primary``, ``rest`` or ``finish``), ``services``,
     ``sls`` and ``minions`` (in order). Services that are declared ``together`` have all their hosts in the step of the
     primary.
+
+    A change of release goes service by service (``verb``), with the further roles ``snapshot``, ``again`` and
+    ``verify`` (:func:`upgrade_steps`).
     """
+    if verb == UPGRADE:
+        return upgrade_steps(resolver, only)
     result: list[dict[str, Any]] = []
     for number, services in enumerate(waves(resolver, only), start=1):
         together = {name for name in services if resolver.declarations[name]["together"]}
@@ -98,6 +111,57 @@ def steps(resolver: Resolver, only: list[str] | None = None) -> list[dict[str, A
                 }
             )
     return result
+
+
+def upgrade_steps(resolver: Resolver, only: list[str] | None = None) -> list[dict[str, Any]]:
+    """Return the steps of a change of release: one service after the other, each in its phases.
+
+    Roles in their order: ``snapshot`` of the service's schemas (on the database's first host); ``primary`` with the
+    phases before containers are replaced; ``rest``; ``again`` for containers that have to start once more when all
+    hosts run the new release; ``finish`` with the phases after that; ``verify``. Each step names its ``phases``.
+    """
+    result: list[dict[str, Any]] = []
+    services = [name for wave in waves(resolver, only, UPGRADE) for name in wave]
+    for number, service in enumerate(services, start=1):
+        result += _upgrade_of(resolver, service, number)
+    return result
+
+
+def _upgrade_of(resolver: Resolver, service: str, number: int) -> list[dict[str, Any]]:
+    decl = resolver.declarations[service]
+    hosts = resolver.service_hosts(service)
+    first, rest = (hosts, []) if decl["together"] else (hosts[:1], hosts[1:])
+    before = [phase["name"] for phase in decl["upgrade"]["before"]]
+    after = [phase["name"] for phase in decl["upgrade"]["after"]]
+    again = decl["upgrade"]["again"]
+    found: list[dict[str, Any]] = []
+
+    def step(role: str, what: str, minions: list[str], phases: list[str], sls: list[str] | None = None) -> None:
+        found.append(
+            {
+                "id": f"{service}: {what} on {_some(minions)}",
+                "wave": number,
+                "role": role,
+                "services": [service],
+                "sls": sls or [service],
+                "minions": minions,
+                "phases": phases,
+            }
+        )
+
+    if decl["database"] and resolver.enabled(DATABASE):
+        step("snapshot", "snapshot of its schemas", resolver.hosts(DATABASE)[:1], ["snapshot"])
+    step("primary", ", ".join([*before, "new containers"]), first, [*before, "containers"])
+    if rest:
+        step("rest", "new containers", rest, ["containers"])
+    if again:
+        members = [host for host in hosts if any(resolver.member(decl["containers"][n]["group"], host) for n in again)]
+        step("again", "start again", members, ["again"])
+    if after or decl["finish"]:
+        sls = [*([service] if after else []), *decl["finish"]]
+        step("finish", ", ".join(after) or f"finish {', '.join(decl['finish'])}", hosts[:1], after or ["finish"], sls)
+    step("verify", "verification", hosts, ["verified"])
+    return found
 
 
 def _some(hosts: list[str], most: int = 8) -> str:

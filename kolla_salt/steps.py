@@ -114,7 +114,7 @@ def matters_to_others(change: Mapping[str, Any]) -> bool:
     Args:
         change: ``function`` and ``changes`` of a state, as a dry run reports them.
     """
-    if change["function"].startswith("kolla_config."):
+    if change["function"].startswith("kolla_config.") or change["function"] == "kolla_container.renewed":
         return False
     if change["function"] == "kolla_container.running":
         return (change["changes"].get("state") or {}).get("new") not in _SAME_CONTAINER
@@ -152,12 +152,12 @@ def disturbed(changes: Iterable[Mapping[str, Any]]) -> dict[str, str]:
     for change in changes:
         if change["function"] == "kolla_container.absent":
             action = "removed" if (change["changes"].get("state") or {}).get("old") == "running" else ""
-        elif change["function"] == "kolla_container.running":
+        elif change["function"] in {"kolla_container.running", "kolla_container.renewed"}:
             action = str((change["changes"].get("state") or {}).get("new"))
         else:
             continue
         if action in _DISTURBING:
-            found[change["id"]] = action
+            found.setdefault(change["id"].removesuffix(" again"), action)
     return found
 
 
@@ -358,5 +358,7 @@ class Progress:
 
     def _has_turn(self, service: str, host: str, role: str) -> bool:
         """Return whether ``service`` has states on ``host`` in a step of ``role``."""
+        if role == "again":
+            return True
         first = service in self.together or self.primaries.get(service, host) == host
         return first == (role != "rest")

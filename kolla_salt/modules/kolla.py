@@ -9,7 +9,7 @@ from typing import Any
 
 from salt.exceptions import CommandExecutionError
 
-from kolla_salt import __version__, declarations, paths, runtime
+from kolla_salt import __version__, declarations, paths, plan, runtime
 from kolla_salt import expand as _expand
 from kolla_salt.context import ContextError
 
@@ -62,7 +62,8 @@ def states(service: str) -> dict[str, Any]:
     if "kolla_salt.facts" not in __context__:
         __context__["kolla_salt.facts"] = _facts()
     try:
-        facts = {**__context__["kolla_salt.facts"], "services": step.get("services") or []}
+        upgrade = step.get("verb") == plan.UPGRADE
+        facts = {**__context__["kolla_salt.facts"], "services": step.get("services") or [], "upgrade": upgrade}
         result = _expand.expand(service, resolver, role=step.get("role"), facts=facts)
     except ContextError as exc:
         raise CommandExecutionError(f"expanding service '{service}': {exc}") from exc
@@ -71,7 +72,7 @@ def states(service: str) -> dict[str, Any]:
 
 
 def involved(service: str) -> bool:
-    """Return whether ``service`` has states on this minion, in the present step of a run.
+    """Return whether ``service`` has hand-written states on this minion, in the present step of a run.
 
     CLI Example:
 
@@ -80,6 +81,8 @@ def involved(service: str) -> bool:
         salt node1 kolla.involved glance
     """
     step = runtime.pillar(__pillar__, "kolla_step") or {}
+    if step.get("role") in _expand.LATE:
+        return False
     try:
         return _expand.uninvolved(service, _resolver(), step.get("role")) is None
     except ContextError as exc:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from salt.exceptions import CommandExecutionError
 
-from kolla_salt import database, runtime
+from kolla_salt import database, expand, runtime, snapshots
 from kolla_salt.context import ContextError, Resolver
+from kolla_salt.declarations import write_atomically
 
 __virtualname__ = "kolla_db"
 
@@ -30,7 +34,7 @@ def __virtual__() -> str:
 def _errors() -> Iterator[None]:
     try:
         yield
-    except (ContextError, database.DatabaseError) as err:
+    except (ContextError, database.DatabaseError, snapshots.SnapshotError) as err:
         raise CommandExecutionError(str(err)) from err
 
 
@@ -254,3 +258,168 @@ def set_user(
         password = _secret(password_secret) if password_secret else None
         _server().set_user(user, host, password, grants, changes)
     return changes
+
+
+# --- snapshots --------------------------------------------------------------------------------------------------------
+
+#: The database's container and service.
+SERVER = "mariadb"
+#: Seconds that a snapshot, or loading one, may take.
+LONGEST = 4 * 3600
+
+
+def _schemas(service: str) -> list[str]:
+    """Return the schemas that a service declares here."""
+    resolver = _resolver()
+    if service not in resolver.declarations:
+        raise CommandExecutionError(f"a snapshot of service {service!r}: no such service is declared")
+    names = resolver.names(service)
+    found = [db["name"] for db in resolver.declarations[service]["database"] if resolver.test(db["when"], names)]
+    if not found:
+        raise CommandExecutionError(f"a snapshot of service {service}: it declares no database")
+    return found
+
+
+def _sizes(schemas: list[str]) -> tuple[int, dict[str, int]]:
+    """Return the bytes of all schemas, and schema -> number of its tables."""
+    places = ", ".join("%s" for _ in schemas)
+    rows = _server().query(
+        "SELECT table_schema, COUNT(*), COALESCE(SUM(data_length + index_length), 0) FROM information_schema.tables "
+        f"WHERE table_schema IN ({places}) GROUP BY table_schema",
+        schemas,
+    )
+    return sum(int(row[2]) for row in rows), {str(row[0]): int(row[1]) for row in rows}
+
+
+def _run_client(name: str, path: Any, command: list[str]) -> dict[str, Any]:
+    """Run a command of MariaDB's client programs in a container of the database's image."""
+    resolver = _resolver()
+    running = __salt__["kolla_container.inspect"](SERVER)
+    image = running["image_id"] if running else expand.container_spec(resolver, SERVER, SERVER)["image"]
+    own = resolver.enabled(SERVER) and __opts__["id"] in resolver.hosts(SERVER)
+    # A member's own address: what is done over the virtual one ends when that moves.
+    address = resolver.address() if own else str(resolver.value("database_address"))
+    port = int(resolver.value("mariadb_port" if own else "database_port"))
+    user = str(resolver.value("database_user")) if "database_user" in resolver.settings else "root"
+    return __salt__["kolla_container.run"](
+        name, timeout=LONGEST, image=image, user="0", command=command, volumes=[f"{path}:{snapshots.INSIDE}"],
+        environment=snapshots.environment(address, port, user, "database_password"),
+    )  # fmt: skip
+
+
+def size() -> int:
+    """Return how many bytes all schemas that services declare have in the database.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt node1 kolla_db.size
+    """
+    with _errors():
+        resolver = _resolver()
+        schemas = [db["name"] for name in resolver.enabled_services() for db in resolver.declarations[name]["database"]]
+        return _sizes(schemas)[0] if schemas else 0
+
+
+def snapshot(run: str, service: str) -> dict[str, Any]:
+    """Write a service's schemas, as they are at one moment, into a file on this host.
+
+    :param run: the run that it belongs to
+    :param service: whose schemas
+    :returns: ``host``, ``path``, ``taken`` (seconds since the epoch), ``bytes``, ``seconds``, ``schemas``, ``tables``
+    :raises CommandExecutionError: too little space, or the database refused
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt node1 kolla_db.snapshot 20261101-101500-upgrade glance
+    """
+    with _errors():
+        path = snapshots.folder(run, service)
+        schemas = _schemas(service)
+        needed, tables = _sizes(schemas)
+        there = [name for name in schemas if name in databases()]
+        if not there:
+            raise CommandExecutionError(
+                f"taking a snapshot of {service}: its schemas do not exist: {', '.join(schemas)}"
+            )
+        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        snapshots.check_space(__opts__["id"], path, needed, shutil.disk_usage(path).free)
+    for old in path.iterdir():
+        old.unlink()
+    taken = time.time()
+    _run_client(f"snapshot_{service}", path, snapshots.dump_command(there))
+    file = path / snapshots.FILE
+    file.chmod(0o600)
+    about = {
+        "run": run,
+        "service": service,
+        "host": __opts__["id"],
+        "path": str(path),
+        "taken": round(taken, 3),
+        "seconds": round(time.time() - taken, 3),
+        "bytes": file.stat().st_size,
+        "schemas": there,
+        "tables": tables,
+    }
+    write_atomically(path / snapshots.ABOUT, json.dumps(about, indent=1).encode())
+    return about
+
+
+def restore(run: str, service: str) -> dict[str, Any]:
+    """Drop a service's schemas and make them anew as they were in a snapshot of this host.
+
+    What was written since then is lost. The service's containers should not run meanwhile.
+
+    :param run: the run that the snapshot belongs to
+    :param service: whose schemas
+    :returns: what :func:`snapshot` returned, with the ``seconds`` that loading it took
+    :raises CommandExecutionError: there is no such snapshot here, it is damaged, or the database refused
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt node1 kolla_db.restore 20261101-101500-upgrade glance
+    """
+    with _errors():
+        path = snapshots.folder(run, service)
+        try:
+            about = snapshots.read(path)
+        except snapshots.SnapshotError as err:
+            raise CommandExecutionError(
+                f"restoring the schemas of {service} on {__opts__['id']}: {err}; nothing was changed. "
+                f"'kolla-salt runs show {run}' names the host that has the snapshots of the run"
+            ) from err
+        foreign = set(about["schemas"]) - set(_schemas(service))
+        if foreign:
+            raise CommandExecutionError(
+                f"restoring the schemas of {service}: the snapshot in {path} has {', '.join(sorted(foreign))}, "
+                "which the service does not declare; nothing was changed"
+            )
+    began = time.time()
+    _run_client(f"restore_{service}", path, snapshots.load_command())
+    with _errors():
+        wrong = snapshots.missing_tables(about["tables"], _sizes(about["schemas"])[1])
+    if wrong:
+        raise CommandExecutionError(f"restoring the schemas of {service} from {path}: " + "; ".join(wrong))
+    return {**about, "seconds": round(time.time() - began, 3)}
+
+
+def forget_snapshots(run: str) -> list[str]:
+    """Remove the snapshots of a run from this host; return the services that they were of.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' kolla_db.forget_snapshots 20261101-101500-upgrade
+    """
+    with _errors():
+        path = snapshots.folder(run)
+    found = sorted(item.name for item in path.iterdir()) if path.is_dir() else []
+    if path.is_dir():
+        shutil.rmtree(path)
+    return found

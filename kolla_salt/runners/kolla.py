@@ -67,7 +67,7 @@ def plan(verb: str = "deploy", services: Any = None, present: Any = None) -> lis
         raise SaltRunnerError(f"unknown service '{unknown[0]}'{declarations.nearest(unknown[0], decls)}")
     resolver = Resolver(decls, site.as_pillar(), next(iter(site.topology["hosts"])))
     try:
-        steps = plans.steps(resolver, only)
+        steps = plans.steps(resolver, only, verb)
     except (plans.PlanError, ContextError) as exc:
         raise SaltRunnerError(str(exc)) from exc
     resolver.leaves.save()

@@ -75,6 +75,24 @@ def ran(name: str, stamp: str | None = None, force: bool = False, timeout: int =
     )
 
 
+def renewed(name: str, container: str, **spec: Any) -> dict[str, Any]:
+    """Have a container started since the last one of another image was replaced on this host.
+
+    For programs that agree on a version with those they find when they start: applied when all hosts run the new image.
+
+    :param name: the state's ID
+    :param container: the container
+    :param spec: its specification
+    """
+    spec = _arguments(spec)
+    return _converge.converge(
+        name,
+        __opts__["test"],
+        diff=lambda: __salt__["kolla_container.renewal"](container, **spec),
+        apply=lambda: __salt__["kolla_container.renew"](container, **spec),
+    )
+
+
 def absent(name: str, timeout: int | None = None) -> dict[str, Any]:
     """Have no container of this name; its named volumes stay.
 

@@ -306,3 +306,135 @@ def test_comparing_costs_a_few_milliseconds(host):
     for _ in range(20):
         host.present()
     assert (time.perf_counter() - start) / 20 < 0.1
+
+
+# --- snapshots --------------------------------------------------------------------------------------------------------
+
+
+class Client:
+    """Runs what the database's client programs are asked to do as a process, where an engine would use a container."""
+
+    def __init__(self, server, secret):
+        self.server, self.secret = server, secret
+        self.commands: list[list[str]] = []
+
+    def inspect(self, name):
+        return {"image_id": "sha256:x", "image": "x", "state": "running"}
+
+    def run(self, name, timeout, image, user, command, volumes, environment):
+        (folder,) = [item.removesuffix(":/snapshot") for item in volumes]
+        values = {
+            key: self.secret if isinstance(value, dict) else folder if value == "/snapshot" else value
+            for key, value in environment.items()
+        }
+        self.commands.append(command)
+        done = subprocess.run(
+            command, env={**self.server.env, **values}, capture_output=True, text=True, timeout=timeout, check=False
+        )
+        if done.returncode:
+            raise CommandExecutionError(f"run-once container {name} ended with {done.returncode}: {done.stderr}")
+        return {"exit_status": 0, "output": done.stdout}
+
+
+IMAGE = """
+schema: 1
+doc: Images.
+database: [{name: image_api, user: image}]
+"""
+
+
+@pytest.fixture
+def saved(host, server, tmp_path, monkeypatch):
+    """A host whose service `image` has a schema with data."""
+    if not shutil.which("mariadb-dump", path=server.env["PATH"]):
+        pytest.skip("no mariadb-dump here (package mariadb-client)")
+    (tmp_path / "image").mkdir()
+    (tmp_path / "image" / "service.yaml").write_text(IMAGE)
+    host.new_job()
+    client = Client(server, ROOT_PASSWORD)
+    functions = {"kolla_container.run": client.run, "kolla_container.inspect": client.inspect}
+    monkeypatch.setattr(module, "__salt__", functions, raising=False)
+    monkeypatch.setattr(module.snapshots, "ROOT", tmp_path / "snapshots")
+    monkeypatch.setattr(module.snapshots, "RESERVE", 1024**2)
+    host.client = client
+    host.present()
+    server.root("CREATE TABLE image_api.images (id INT PRIMARY KEY, name VARCHAR(40), data BLOB)")
+    server.root("INSERT INTO image_api.images VALUES (1, 'it''s; \\\\ ünï', %s), (2, NULL, NULL)", bytes(range(256)))
+    server.root("CREATE VIEW image_api.named AS SELECT name FROM image_api.images WHERE name IS NOT NULL")
+    server.root(
+        "CREATE TRIGGER image_api.t BEFORE INSERT ON image_api.images FOR EACH ROW SET NEW.name = 'from trigger'"
+    )
+    yield host
+    server.root("DROP DATABASE IF EXISTS bystander")
+
+
+RUN = "20261101-101500-upgrade"
+
+
+def test_schemas_come_back_exactly_as_they_were(saved, server, tmp_path):
+    before = server.root("SELECT * FROM image_api.images ORDER BY id")
+    taken = module.snapshot(RUN, "image")
+    assert taken["schemas"] == ["image_api"] and taken["tables"] == {"image_api": 2} and taken["host"] == "node1"
+    assert Path(taken["path"]) == tmp_path / "snapshots" / RUN / "image"
+    # What a later release does to it, and what happens to others meanwhile.
+    server.root("CREATE DATABASE bystander")
+    server.root("CREATE TABLE bystander.kept (id INT)")
+    server.root("ALTER TABLE image_api.images DROP COLUMN name, ADD COLUMN title TEXT")
+    server.root("CREATE TABLE image_api.new_in_release (id INT)")
+    restored = module.restore(RUN, "image")
+    assert restored["taken"] == taken["taken"]
+    assert server.root("SELECT * FROM image_api.images ORDER BY id") == before
+    assert {row[0] for row in server.root("SHOW TABLES FROM image_api")} == {"images", "named"}
+    server.root("INSERT INTO image_api.images (id) VALUES (3)")
+    assert server.root("SELECT name FROM image_api.images WHERE id = 3") == (("from trigger",),)
+    assert server.root("SHOW TABLES FROM bystander") == (("kept",),)
+    server.login("image", saved.site["passwords"]["image_database_password"], "image_api")
+
+
+def test_a_snapshot_is_for_root_alone_and_holds_no_password_in_its_commands(saved):
+    taken = module.snapshot(RUN, "image")
+    files = list(Path(taken["path"]).iterdir())
+    assert {file.name for file in files} == {"schemas.sql.gz", "snapshot.json"}
+    assert {oct(file.stat().st_mode & 0o777) for file in files} == {"0o600"}
+    module.restore(RUN, "image")
+    assert ROOT_PASSWORD not in str(saved.client.commands)
+
+
+def test_nothing_is_dropped_without_a_whole_snapshot(saved, server):
+    with pytest.raises(CommandExecutionError, match="there is no snapshot.*nothing was changed.*runs show"):
+        module.restore(RUN, "image")
+    taken = module.snapshot(RUN, "image")
+    file = Path(taken["path"]) / "schemas.sql.gz"
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-10])
+    with pytest.raises(CommandExecutionError, match="somebody has changed it"):
+        module.restore(RUN, "image")
+    # As long as it says, and damaged all the same.
+    file.write_bytes(whole[:-10] + b"0123456789")
+    with pytest.raises(CommandExecutionError, match="ended with"):
+        module.restore(RUN, "image")
+    assert len(server.root("SELECT * FROM image_api.images")) == 2
+
+
+def test_a_failed_dump_leaves_no_snapshot(saved, server):
+    saved.client.secret = "wrong"
+    with pytest.raises(CommandExecutionError, match="Access denied"):
+        module.snapshot(RUN, "image")
+    saved.client.secret = ROOT_PASSWORD
+    with pytest.raises(CommandExecutionError, match="there is no snapshot"):
+        module.restore(RUN, "image")
+
+
+def test_snapshots_need_room_and_a_service_with_a_database(saved, monkeypatch):
+    monkeypatch.setattr(module.snapshots, "RESERVE", 10**18)
+    with pytest.raises(CommandExecutionError, match="MiB are free"):
+        module.snapshot(RUN, "image")
+    with pytest.raises(CommandExecutionError, match="it declares no database"):
+        module.snapshot(RUN, "kolla")
+
+
+def test_snapshots_of_a_run_are_forgotten(saved):
+    taken = module.snapshot(RUN, "image")
+    assert module.forget_snapshots(RUN) == ["image"]
+    assert not Path(taken["path"]).exists()
+    assert module.forget_snapshots(RUN) == []

@@ -114,6 +114,16 @@ def test_the_site_is_valid(scenario, formula):
     assert [problem.text for problem in site.validate(load(scenario, formula), formula)] == []
 
 
+@pytest.mark.parametrize("scenario", ["aio", "ha3"])
+def test_the_plan_of_an_upgrade_is_as_reviewed(scenario, formula, cache):
+    _, resolver = next(resolvers(scenario, formula, cache))
+    lines = [
+        f"{step['wave']} {step['id']}\n    {step['role']}: {' '.join(step['sls'])} ({', '.join(step['phases'])})\n"
+        for step in plan.steps(resolver, verb="upgrade")
+    ]
+    check(ROOT / f"tests/golden/{scenario}/upgrade.txt", "".join(lines))
+
+
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_the_plan_is_as_reviewed(scenario, formula, cache):
     _, resolver = next(resolvers(scenario, formula, cache))

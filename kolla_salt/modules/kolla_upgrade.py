@@ -1,0 +1,195 @@
+"""The master's side of an upgrade: what must be true before it, snapshots, verification, and what was done so far.
+
+The functions run inside an orchestration that :py:mod:`kolla_run <kolla_salt.modules.kolla_run>` has begun; they are
+not meant for minions.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from salt.exceptions import CommandExecutionError
+
+from kolla_salt import outcome, runs, upgrade
+from kolla_salt.prechecks import Finding
+
+__virtualname__ = "kolla_upgrade"
+_KEY = "kolla_salt.run"
+#: Seconds that a host may take to confirm a job.
+_CONFIRM = 15
+
+
+def __virtual__() -> str:
+    return __virtualname__
+
+
+def _run() -> dict[str, Any]:
+    if _KEY not in __context__:
+        raise CommandExecutionError(
+            "a step of an upgrade: no run was begun in this orchestration; "
+            "start it with 'kolla-salt upgrade' or 'salt-run state.orchestrate orch.upgrade'"
+        )
+    return __context__[_KEY]
+
+
+def _asked(hosts: list[str], function: str, **kwargs: Any) -> dict[str, Any]:
+    """Run a function on hosts; host -> what it returned. Fails for a host without an answer, or with an error."""
+    answers = __salt__["kolla_run.ask"](hosts, function, **kwargs)
+    wrong = [f"{host}: no answer" for host in hosts if host not in answers]
+    wrong += [f"{host}: {outcome.last_words(str(said))}" for host, said in answers.items() if isinstance(said, str)]
+    if wrong:
+        raise CommandExecutionError(f"running {function}: " + "; ".join(wrong))
+    return answers
+
+
+def check() -> list[str]:
+    """Refuse an upgrade that cannot end well, naming everything that stands in its way.
+
+    The images are on their hosts by now. Nothing was changed yet.
+
+    :returns: the services that will change their release or images.
+    :raises CommandExecutionError: with all findings.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run state.orchestrate orch.upgrade
+    """
+    run = _run()
+    record: runs.Run = run["record"]
+    started = time.time()
+    services = sorted(upgrade.replaced(record.plan() or {}) & set(run["services"]))
+    earlier = run["earlier"] = upgrade.unfinished(runs.headers(record.root), run["release"])
+    unverified = sorted(upgrade.unverified(earlier) & set(run["services"]))
+    run["snapshot"], run["verify"], run["overview"] = services, sorted({*services, *unverified}), {}
+    if not run["verify"]:
+        return []
+    hosts = [host for host in run["hosts"] if host not in run["progress"].unknown]
+    findings = upgrade.absent(sorted(run["progress"].unknown))
+    try:
+        found = upgrade.overview(_asked(hosts, "kolla_release.survey"))
+        chosen = {name: item for name, item in found.items() if name in run["verify"]}
+        findings += upgrade.distance(chosen, run["release"])
+        told = _asked(hosts, "kolla_release.problems", services=services) if not findings else {}
+    except CommandExecutionError as error:
+        __salt__["kolla_run.fail"](str(error))
+    findings += [Finding(**item) for said in told.values() for item in said]
+    if findings:
+        __salt__["kolla_run.fail"](outcome.scrub(upgrade.report(findings), run["secrets"]))
+    run["overview"] = chosen
+    old = sorted({release for item in chosen.values() for release in item["from"]} - {run["release"]})
+    run["seconds"]["prechecks"] = round(time.time() - started, 3)
+    record.update(
+        **{"from": ", ".join(old) or run["release"], "to": run["release"]},
+        releases={name: item["from"] for name, item in chosen.items()},
+        phases={}, begun={}, snapshots={}, continues=[header["id"] for header in earlier],
+    )  # fmt: skip
+    return services
+
+
+def apply(step: dict[str, Any]) -> dict[str, Any]:
+    """Apply one step and note in the run's record which phases of its service were begun and done.
+
+    :param step: as for :py:func:`kolla_run.apply`, with ``phases``.
+    :returns: as :py:func:`kolla_run.apply`.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run state.orchestrate orch.upgrade
+    """
+    run = _run()
+    record, service = run["record"], step["services"][0]
+    involved = service in run["verify"] and not __opts__.get("test")
+    if involved and step["role"] not in upgrade.ROLES:
+        header = record.header()
+        record.update(begun={**(header.get("begun") or {}), service: step["phases"][0]})
+    done = __salt__["kolla_run.apply"](step)
+    if involved and done["ok"]:
+        phases = record.header().get("phases") or {}
+        new = [name for name in step["phases"] if name not in phases.get(service, [])]
+        record.update(phases={**phases, service: [*phases.get(service, []), *new]})
+    return done
+
+
+def snapshot(step: dict[str, Any]) -> dict[str, Any]:
+    """Take the snapshot of a service's schemas, unless it is there: before the service is changed, and only then.
+
+    :param step: as for :py:func:`apply`.
+    :returns: host -> outcome, as the record of a step has it.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run state.orchestrate orch.upgrade
+    """
+    run, service, began = _run(), step["services"][0], time.time()
+    host, record = step["minions"][0], run["record"]
+    taken = upgrade.inherited(run["earlier"], service)
+    if not taken:
+        answer = __salt__["kolla_run.ask"]([host], "kolla_db.snapshot", run=record.id, service=service).get(host)
+        if not isinstance(answer, dict):
+            why = outcome.last_words(str(answer)) if answer else "no answer"
+            return _outcome([host], began, f"snapshot of {service}", {host: why})
+        taken = answer
+    record.update(snapshots={**(record.header().get("snapshots") or {}), service: taken})
+    said = f"{taken['bytes'] / 2**20:.1f} MiB in {taken['path']}"
+    return _outcome([host], began, f"snapshot of {service}", {}, {"snapshot": {"old": None, "new": said}})
+
+
+def verify(step: dict[str, Any]) -> dict[str, Any]:
+    """See whether a service is well on all hosts, of the new release, and answers through the VIP.
+
+    :param step: as for :py:func:`apply`.
+    :returns: host -> outcome, as the record of a step has it.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run state.orchestrate orch.upgrade
+    """
+    run, service, began = _run(), step["services"][0], time.time()
+    hosts = [host for host in step["minions"] if host not in run["progress"].unknown]
+    release = run["overview"].get(service, {}).get("to")
+    answers = __salt__["kolla_run.ask"](hosts, "kolla_release.verify", service=service, release=release)
+    wrong = {host: _sentences(answers.get(host)) for host in hosts}
+    asker = hosts[0]
+    if not wrong[asker]:
+        said = __salt__["kolla_run.ask"]([asker], "kolla_release.endpoints", services=[service])
+        wrong[asker] = _sentences(said.get(asker))
+    return _outcome(hosts, began, f"{service} is well", {host: why for host, why in wrong.items() if why})
+
+
+def _sentences(answer: Any) -> str:
+    if isinstance(answer, list):
+        return "; ".join(answer)
+    return outcome.last_words(str(answer)) if answer else "no answer"
+
+
+def _outcome(
+    hosts: list[str], began: float, what: str, wrong: dict[str, str], changes: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """Return the outcome of a step on each host in the form in which a run's record keeps it."""
+    run, result = _run(), {}
+    for host in hosts:
+        failed = []
+        if host in wrong:
+            failed = [vars(outcome.Failure(host, what, what.split()[-1], "kolla_upgrade", wrong[host]))]
+            run["result"] = "failed"
+        result[host] = {
+            "result": not failed,
+            "total": 1,
+            "seconds": round(time.time() - began, 3),
+            "changed": [{"id": what, "function": "kolla_upgrade", "changes": changes}]
+            if changes and not failed
+            else [],
+            "failed": failed,
+            "skipped": 0,
+            "slowest": [],
+        }
+    return result
