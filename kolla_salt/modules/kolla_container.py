@@ -872,11 +872,12 @@ def _start_again(engine: Engine, entry: kept.Entry, old: dict[str, Any], declare
         _stamp_container(spec, inspect, files)
 
 
-def reread_diff(name: str, declared: dict[str, Any] | None = None) -> _container.Changes:
+def reread_diff(name: str, declared: dict[str, Any] | None = None, instead: str | None = None) -> _container.Changes:
     """Return whether a running container has read other files than those that are in its configuration folder.
 
     :param name: the container
     :param declared: its specification today, for what is not known of how it was started
+    :param instead: the folder with which its configuration folder is about to be replaced
     :raises CommandExecutionError: the engine does not answer
 
     CLI Example:
@@ -885,7 +886,7 @@ def reread_diff(name: str, declared: dict[str, Any] | None = None) -> _container
 
         salt node1 kolla_container.reread_diff glance_api
     """
-    verdict, files = _to_reread(name, declared)
+    verdict, files = _to_reread(name, declared, instead)
     if verdict is None:
         return {}
     return {"state": {"old": "running", "new": DONE[str(verdict.action)]}, "config": {"old": None, "new": files}}
@@ -915,13 +916,25 @@ def reread(name: str, declared: dict[str, Any] | None = None) -> dict[str, Any]:
     return {"action": verdict.action, "comment": comment, "seconds": seconds}
 
 
-def _to_reread(name: str, declared: dict[str, Any] | None) -> tuple[_Verdict | None, list[str]]:
+def _to_reread(
+    name: str, declared: dict[str, Any] | None, instead: str | None = None
+) -> tuple[_Verdict | None, list[str]]:
     try:
         inspect = _engine().container(name)
         if inspect is None:
             return None, []
-        verdict = _Verdict(_in_the_manner(name, _read_stamp(name), inspect["Config"]["Image"], None, declared), inspect)
-        verdict.action, files = _action_for_config(verdict.spec, inspect, set())
+        stamp = _read_stamp(name)
+        spec = _in_the_manner(name, stamp, inspect["Config"]["Image"], None, declared)
+        verdict, expected = _Verdict(spec, inspect), set()
+        if instead and stamp.get("container_id") == inspect["Id"]:
+            # Compared with what it was started with: it may run with these files still.
+            changed = _container.changed_files(stamp.get("files", {}), _container.digest(instead))
+            verdict.action, files = _container.action_for_files(spec, changed), sorted(changed)
+        else:
+            if instead and spec.config_dir:
+                now = _container.digest(spec.config_dir)
+                expected = set(_container.changed_files(now, _container.digest(instead)))
+            verdict.action, files = _action_for_config(spec, inspect, expected)
     except EngineError as error:
         raise _failure(error, f"comparing container {name} with its files") from error
     if verdict.action not in ("reload", "restart"):
@@ -952,6 +965,36 @@ def drop(run: str, names: list[str] | None = None) -> dict[str, Any]:
     except EngineError as error:
         raise _failure(error, f"removing what {run} replaced") from error
     return {"containers": dropped, "images": sorted(image for image in images if image)}
+
+
+def remove_unused_images(images: list[str]) -> list[str]:
+    """Remove those images that no container of this host was made of.
+
+    :param images: ids
+    :returns: names of the images that were removed
+    :raises CommandExecutionError: the engine does not answer
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt node1 kolla_container.remove_unused_images '["sha256:0123456789ab"]'
+    """
+    engine, removed = _engine(), []
+    try:
+        used = {item["ImageID"] for item in engine.containers().values()}
+        for image in images:
+            found = engine.image(image) if image not in used else None
+            if found is None:
+                continue
+            names = found.get("RepoTags") or [image]
+            for name in names:
+                # By name: without `force` an image that has become part of another one stays.
+                engine.act(f"remove image {name}", "remove_image", name)
+            removed += names
+    except EngineError as error:
+        raise _failure(error, "removing images that nothing uses") from error
+    return removed
 
 
 # ------------------------------------------------------------------------------------------------------------- waiting

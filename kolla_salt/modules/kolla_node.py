@@ -13,8 +13,9 @@ from typing import Any
 
 from salt.exceptions import CommandExecutionError
 
-from kolla_salt import __version__, expectation, outcome, paths, plan, runtime
+from kolla_salt import __version__, drift, expectation, outcome, paths, plan, runtime
 from kolla_salt.context import ContextError
+from kolla_salt.declarations import write_atomically
 from kolla_salt.engine import SOCKETS, Engine
 from kolla_salt.steps import needed_by, own
 
@@ -52,16 +53,18 @@ def services() -> list[str]:
     return found
 
 
-def survey(sls: Any, images: bool = True, containers: bool = False) -> dict[str, Any]:
+def survey(sls: Any, images: bool = True, containers: bool = False, verb: str = "") -> dict[str, Any]:
     """Return what a run would do on this host, all services in one dry run.
 
     :param sls: names of the SLS files (list), or what :func:`kolla_salt.steps.told` makes of those of several hosts.
     :param images: also look which images are missing.
     :param containers: also say which containers there are now.
+    :param verb: of the run; a change of release has states of its own.
     :returns: ``version``; ``states``: what would change (``id``, ``sls``, ``function``, ``changes`` without secrets,
         ``fingerprint``: tells this change from any other, see :mod:`kolla_salt.expectation`); ``failed``: states that
         could not be predicted; ``errors``: why nothing could be rendered at all; ``total``; ``missing_images``;
-        ``containers`` as :func:`kolla_container.snapshot` returns it.
+        ``containers`` as :func:`kolla_container.snapshot` returns it; ``releases``: as of
+        :py:func:`kolla_release.survey`.
 
     CLI Example:
 
@@ -78,6 +81,7 @@ def survey(sls: Any, images: bool = True, containers: bool = False) -> dict[str,
         "errors": [],
         "total": 0,
         "missing_images": [],
+        "releases": {},
         "seconds": 0.0,
     }
     if not sls:
@@ -86,7 +90,8 @@ def survey(sls: Any, images: bool = True, containers: bool = False) -> dict[str,
         # What a member of a cluster has must be known before another one decides whether there is a cluster.
         if f"kolla_{service}.announce" in __salt__:
             __salt__[f"kolla_{service}.announce"]()
-    returned = __salt__["state.sls"](",".join(sls), test=True, concurrent=True)
+    told = {"pillar": {"kolla_step": {"verb": verb}}} if verb else {}
+    returned = __salt__["state.sls"](",".join(sls), test=True, concurrent=True, **told)
     # A prediction that fails is an answer, not a failed job.
     __context__["retcode"] = 0
     if not isinstance(returned, dict):
@@ -119,6 +124,7 @@ def survey(sls: Any, images: bool = True, containers: bool = False) -> dict[str,
     report["total"], report["seconds"] = found.total, round(found.seconds, 3)
     if images:
         report["missing_images"] = missing_images()
+        report["releases"] = __salt__["kolla_release.survey"]()
     if containers:
         report["containers"] = snapshot()
     return report
@@ -270,7 +276,141 @@ def look() -> dict[str, Any]:
     return {"containers": containers, "problems": problems, "undeclared": undeclared}
 
 
+def verify(sls: Any, cloud: str = "") -> dict[str, Any]:
+    """Return all that ``kolla-salt verify`` wants to know of this host, asked side by side in one job.
+
+    :param sls: as for :func:`survey`.
+    :param cloud: the host that also asks the cloud's APIs.
+    :returns: ``survey`` and ``look`` as the functions of these names return them; ``members``: container -> what its
+        declaration's ``verify`` function says, or an error as text; ``stopped``: container -> when it was stopped
+        through kolla-salt, if it stands still since; ``cloud`` as :func:`kolla_check.cloud` returns it, if asked here.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' kolla_node.verify '[keystone, glance]' cloud=node1
+    """
+    report: dict[str, Any] = {
+        "look": look(),
+        "stopped": __salt__["kolla_container.stopped_on_purpose"](),
+        "members": {},
+    }
+    asked = {
+        name: function
+        for name, function in _members().items()
+        if report["look"]["containers"][name]["state"] == "running"
+    }
+    for function in asked.values():
+        function in __salt__  # noqa: B015 - loaded here, since that is not safe in several threads at once
+
+    def ask(name: str) -> None:
+        try:
+            report["members"][name] = __salt__[asked[name]]()
+        except CommandExecutionError as error:
+            report["members"][name] = str(error)
+
+    def ask_cloud() -> None:
+        report["cloud"] = __salt__["kolla_check.cloud"]()
+
+    tasks = [*((ask, name) for name in asked), *([(ask_cloud,)] if cloud == __opts__["id"] else [])]
+    with ThreadPoolExecutor(max_workers=max(1, len(tasks))) as pool:
+        # Salt's dunders live in context variables, which a new thread does not have by itself.
+        futures = [pool.submit(contextvars.copy_context().run, *task) for task in tasks]
+        report["survey"] = survey(sls, images=False)
+        for future in futures:
+            future.result()
+    return report
+
+
+def _members() -> dict[str, str]:
+    """Return the containers of this host that are part of a cluster -> the function that says how they are."""
+    resolver = _resolver()
+    found = {}
+    for service in resolver.enabled_services():
+        for name, on in resolver.containers(service).items():
+            function = resolver.declarations[service]["containers"][name]["verify"]
+            if on and function:
+                found[name] = function
+    return found
+
+
+def compare() -> dict[str, Any]:
+    """Compare this host with the site and tell the master, as ``kolla/drift/<host>``, what was not told before.
+
+    Salt's scheduler calls it (option drift_compare_minutes). While a run or another state job is at work here, it waits
+    for the next time.
+
+    :returns: ``told`` (whether), ``findings`` as :mod:`kolla_salt.drift` describes them, or ``skipped``: why.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt node1 kolla_node.compare
+    """
+    if busy := __salt__["saltutil.is_running"]("state.*"):
+        return {"told": False, "findings": [], "skipped": f"{busy[0]['fun']} is at work ({busy[0]['jid']})"}
+    host = __opts__["id"]
+    report = survey(services(), images=False)
+    findings = drift.of_states(host, report["states"], __salt__["kolla_container.stopped_on_purpose"]())
+    errors = [text[:_LONGEST] for text in report["errors"]]
+    said = json.dumps({"findings": findings, "errors": errors}, sort_keys=True)
+    path = Path(__opts__["cachedir"]) / "kolla_drift.json"
+    before = path.read_text() if path.exists() else json.dumps({"errors": [], "findings": []}, sort_keys=True)
+    if said == before:
+        return {"told": False, "findings": findings}
+    __salt__["event.fire_master"](
+        {"host": host, "kind": "host", "findings": findings, "errors": errors}, f"kolla/drift/{host}"
+    )
+    write_atomically(path, said.encode())
+    return {"told": True, "findings": findings}
+
+
 # --- acting ---------------------------------------------------------------------------------------------------------
+
+
+def heal(names: list[str]) -> dict[str, Any]:
+    """Start containers again that have stopped by themselves, if nothing but their state differs from the site.
+
+    :param names: containers of this host.
+    :returns: ``started`` (names) and ``refused`` (name -> why).
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt node1 kolla_node.heal '[memcached]'
+    """
+    if busy := __salt__["saltutil.is_running"]("state.*"):
+        return {"started": [], "refused": dict.fromkeys(names, f"{busy[0]['fun']} is at work ({busy[0]['jid']})")}
+    resolver = _resolver()
+    stopped = __salt__["kolla_container.stopped_on_purpose"]()
+    started: list[str] = []
+    refused: dict[str, str] = {}
+    for name in names:
+        try:
+            if why := _start_refusal(resolver, name, stopped.get(name)):
+                refused[name] = why
+            elif __salt__["kolla_container.start"](name):
+                started.append(name)
+        except (CommandExecutionError, ContextError) as error:
+            refused[name] = str(error)
+    return {"started": started, "refused": refused}
+
+
+def _start_refusal(resolver: Any, name: str, stopped: str | None) -> str:
+    service = __salt__["kolla.containers"]().get(name, {}).get("service")
+    if service is None or stopped:
+        return drift.start_refusal(service is not None, stopped, None, [], [])
+    spec = __salt__["kolla.spec"](name)
+    changes = __salt__["kolla_container.diff"](name, **spec)
+    files = __salt__["kolla_container.changed_files"](name, **spec) if changes else []
+    guard = resolver.declarations[service]["containers"][name]["heal"]
+    obstacles = ["its declaration says so"] if guard is False else []
+    if isinstance(guard, str):
+        obstacles = __salt__[guard]()
+    return drift.start_refusal(True, None, changes, files, obstacles)
 
 
 def clients(names: list[str]) -> tuple[list[str], list[str]]:
@@ -399,7 +539,7 @@ def destroy(force: bool = False, images: bool = False) -> dict[str, list[str]]:
     resolver = _resolver()
     engine = _engine(resolver)
     done: dict[str, list[str]] = {"bridges": _remove_bridges()}
-    listed = __salt__["kolla_container.list"]()
+    listed = __salt__["kolla_container.list"](replaced=True)
     full = {item["name"]: engine.inspect(item["name"]) or {} for item in listed}
     mounts = [mount for data in full.values() for mount in data.get("Mounts") or []]
     volumes = {mount["Name"] for mount in mounts if mount.get("Type") == "volume"} | _declared_volumes(resolver)
@@ -416,7 +556,7 @@ def destroy(force: bool = False, images: bool = False) -> dict[str, list[str]]:
     done["containers"] = [item["name"] for item in listed]
     done["volumes"] = _remove_volumes(engine, volumes)
     done["directories"] = []
-    for path in [*sorted(configs), paths.STATE_DIR / "stamps"]:
+    for path in [*sorted(configs), paths.STATE_DIR / "stamps", paths.STATE_DIR / "kept"]:
         if path.is_dir():
             shutil.rmtree(path)
             done["directories"].append(str(path))

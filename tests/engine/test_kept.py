@@ -185,9 +185,7 @@ def test_a_container_that_only_read_other_files_reads_the_old_ones_again(
     assert present(engine, name) == {"": before}
 
 
-def test_what_somebody_removed_can_not_be_returned_and_the_present_one_goes_on(
-    run, name, spec, images, engine, before
-):
+def test_what_somebody_removed_can_not_be_returned_and_the_present_one_goes_on(run, name, spec, images, engine, before):
     deployed(run(SECOND), name, **{**spec, "image": images[1]})
     engine.act("be tidy", "remove_container", f"{name}.{SECOND}")
     now = present(engine, name)
@@ -201,7 +199,9 @@ def test_an_old_container_that_does_not_come_up_leaves_both_and_the_same_command
 ):
     deployed(run(SECOND), name, **{**spec, "image": images[1]})
     (config_dir / "app.conf").write_text("crash\n")
-    with pytest.raises(CommandExecutionError, match="ended with exit code 7|has ended with exit code 7|ends right after"):
+    with pytest.raises(
+        CommandExecutionError, match="ended with exit code 7|has ended with exit code 7|ends right after"
+    ):
         run(None).take_back(name, SECOND)
     assert set(present(engine, name)) == {"", ".undone"}
     (config_dir / "app.conf").write_text("one\n")

@@ -1,0 +1,430 @@
+"""What runs keep of what was here before them, and bringing it back, on one host."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from salt.exceptions import CommandExecutionError
+
+from kolla_salt import __version__, expand, kept, outcome, paths, runtime
+from kolla_salt.context import ContextError
+from kolla_salt.converge import Changes
+from kolla_salt.declarations import write_atomically
+from kolla_salt.steps import own
+
+__virtualname__ = "kolla_kept"
+__func_alias__ = {"list_": "list"}
+
+_LONGEST = 1_500
+#: What is applied in a step of a rollback; `stop` and `database` only where a database is restored.
+_ROLES = ("stop", "back")
+
+
+def __virtual__() -> str:
+    return __virtualname__
+
+
+def _resolver() -> Any:
+    return runtime.resolver(__opts__, __pillar__, __context__)
+
+
+def _declared(name: str) -> dict[str, Any] | None:
+    """Return the specification that the site gives a container today, if it has one."""
+    resolver = _resolver()
+    with contextlib.suppress(ContextError):
+        for service in resolver.enabled_services():
+            if resolver.containers(service).get(name):
+                return expand.container_spec(resolver, service, name)
+    return None
+
+
+def _owners() -> tuple[dict[str, str], dict[str, str]]:
+    """Return container -> service, and run-once step -> service, of all declarations."""
+    decls = _resolver().declarations
+    containers = {name: service for service, decl in decls.items() for name in decl["containers"]}
+    steps = {
+        step.get("stamp") or step["name"]: service for service, decl in decls.items() for step in decl["bootstrap"]
+    }
+    for service, decl in decls.items():
+        for kind in ("before", "after"):
+            steps |= {f"{service}_{phase['name']}": service for phase in decl["upgrade"].get(kind) or []}
+    return containers, steps
+
+
+def _of_services(run: str) -> dict[str, dict[str, Any]]:
+    """Return what is kept of a run, by service: ``containers``, ``folders`` and ``steps``."""
+    store = kept.Store()
+    containers, steps = _owners()
+    folders = store.folders(run)
+    found: dict[str, dict[str, Any]] = {}
+
+    def add(service: str | None, kind: str, name: str, item: Any) -> None:
+        parts = found.setdefault(service or "", {"containers": {}, "folders": {}, "steps": {}})
+        parts[kind][name] = item
+
+    for component, folder in folders.items():
+        add(folder.service, "folders", component, folder)
+    for name, entry in store.entries(run).items():
+        folder = folders.get(entry.component or "")
+        add(containers.get(name) or (folder.service if folder else None), "containers", name, entry)
+    for stamp, remembered in store.steps(run).items():
+        add(steps.get(stamp), "steps", stamp, remembered)
+    return found
+
+
+# --- looking ----------------------------------------------------------------------------------------------------------
+
+
+def list_() -> dict[str, dict[str, Any]]:
+    """Return what is kept on this host, by run.
+
+    :returns: run -> ``containers`` (name -> image of the one before, null: there was none), ``folders`` (names of
+        configuration folders), ``bytes`` (of the files; images are shared), ``until_finished`` (it stays until
+        ``kolla-salt upgrade --finish``)
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' kolla_kept.list
+    """
+    store = kept.Store()
+    return {
+        run: {
+            "containers": {name: entry.old and entry.old["image"] for name, entry in store.entries(run).items()},
+            "folders": list(store.folders(run)),
+            "bytes": store.size(run),
+            "until_finished": kept.until_finished(run),
+        }
+        for run in store.runs()
+    }
+
+
+def survey(sls: Any, run: str, services: list[str] | None = None) -> dict[str, Any]:
+    """Return what taking back a run would do on this host; nothing is touched.
+
+    :param sls: services (list), or what :func:`kolla_salt.steps.told` makes of those of several hosts
+    :param run: id of the run
+    :returns: as :py:func:`kolla_node.survey`, with ``kept`` (service -> ``containers``, ``folders``, ``steps``: names)
+        and ``later`` (run -> services): runs that have changed the same things since
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt node1 kolla_kept.survey '[keystone]' run=20260714-101500-reconfigure
+    """
+    wanted = own(sls, __opts__["id"]) if isinstance(sls, dict) else list(sls)
+    found = {service: parts for service, parts in _of_services(run).items() if service in wanted}
+    returned = apply(list(found), run, test=True) if found else {}
+    __context__["retcode"] = 0  # a prediction that fails is an answer, not a failed job
+    report: dict[str, Any] = {
+        "version": __version__,
+        "states": [],
+        "failed": [],
+        "errors": [],
+        "total": 0,
+        "missing_images": [],
+        "seconds": 0.0,
+        "kept": {s: {kind: sorted(items) for kind, items in parts.items()} for s, parts in found.items()},
+        "later": _later(run, found),
+    }
+    if not isinstance(returned, dict):
+        report["errors"] = [str(line) for line in returned] if isinstance(returned, list) else [str(returned)]
+        return report
+    if not returned:
+        return report
+    told = outcome.read(__opts__["id"], returned)
+    report["states"] = [
+        {
+            "id": change.id,
+            "sls": change.sls,
+            "function": change.function,
+            "comment": change.comment[:500],
+            "changes": outcome.cut(change.changes, _LONGEST),
+        }
+        for change in told.changed
+        if change.function != "test.nop"
+    ]
+    report["failed"] = [vars(failure) for failure in told.failed]
+    report["total"], report["seconds"] = told.total, round(told.seconds, 3)
+    return report
+
+
+def _later(run: str, found: dict[str, Any]) -> dict[str, list[str]]:
+    """Return the runs that have changed since what ``run`` has changed."""
+    store, later = kept.Store(), {}
+    for other in store.runs():
+        if other <= run:
+            continue
+        entries, folders = store.entries(other), store.folders(other)
+        same = [
+            service
+            for service, parts in found.items()
+            if set(parts["containers"]) & set(entries) or set(parts["folders"]) & set(folders)
+        ]
+        if same:
+            later[other] = sorted(same)
+    return later
+
+
+# --- bringing back ----------------------------------------------------------------------------------------------------
+
+
+def apply(services: Any, run: str, role: str = "back", test: bool = False, pillar: Any = None) -> Any:
+    """Take back what a run did to services of this host.
+
+    The result is that of a state run: one state per container and configuration folder, in reverse order.
+
+    :param services: names (list, or separated by commas)
+    :param run: id of the run
+    :param role: ``back``, or ``stop`` to stop the containers that will be exchanged
+    :param test: only predict
+    :param pillar: what the job is a part of; for who watches it
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt node1 kolla_kept.apply keystone 20260714-101500-reconfigure test=True
+    """
+    names = [name for name in services.split(",") if name] if isinstance(services, str) else list(services)
+    if role not in _ROLES:
+        raise CommandExecutionError(f"taking back {run}: no role {role!r}; expected one of {', '.join(_ROLES)}")
+    found = _of_services(run)
+    high: dict[str, Any] = {}
+    for service in names:
+        parts = found.get(service)
+        states = _states(service, parts, run, role) if parts else []
+        if not states:
+            states = [(f"{service} is what it was before {run}", "test", "nop", {})]
+        before: list[dict[str, str]] = []
+        for state_id, module, function, arguments in states:
+            high[state_id] = {
+                "__sls__": service,
+                "__env__": "base",
+                module: [
+                    function,
+                    {"order": len(high) + 1},
+                    *({key: value} for key, value in arguments.items()),
+                    {"require": list(before)},
+                ],
+            }
+            before.append({module: state_id})
+    return __salt__["state.high"](high, test=test, concurrent=test)
+
+
+def _states(service: str, parts: dict[str, Any], run: str, role: str) -> list[tuple[str, str, str, dict[str, Any]]]:
+    """Return the states of one service as (ID, module, function, arguments), in the order in which they come."""
+    entries: dict[str, kept.Entry] = parts["containers"]
+    last_first = sorted(entries.values(), key=lambda entry: -entry.time)
+    exchanged = [entry.name for entry in last_first if entry.replaces]
+    if role == "stop":
+        return [(name, "kolla_kept", "stopped", {}) for name in exchanged]
+    states = [(name, "kolla_kept", "returned", {"run": run}) for name in exchanged]
+    states += [
+        (f"{entry.name}: settings", "kolla_kept", "returned", {"name": entry.name, "run": run})
+        for entry in last_first
+        if not entry.replaces
+    ]
+    by_exchange = {entry.component for entry in entries.values() if entry.replaces}
+    for component, folder in parts["folders"].items():
+        if component not in by_exchange:
+            states.append((folder.directory, "kolla_kept", "files_returned", {"run": run}))
+        for name in _readers(folder):
+            if name not in exchanged:
+                states.append((name, "kolla_kept", "reread", {"run": run, "component": component}))
+    states.append((f"{service}: what was kept", "kolla_kept", "used_up", {"run": run, "service": service}))
+    return states
+
+
+def _readers(folder: kept.Folder) -> list[str]:
+    """Return the containers of this host that read a configuration folder."""
+    decls = _resolver().declarations
+    return [
+        name
+        for decl in decls.values()
+        for name, fields in decl["containers"].items()
+        if fields["component"] == folder.component and __salt__["kolla_container.state"](name) == "running"
+    ]
+
+
+def difference(name: str, run: str, component: str | None = None) -> Changes:
+    """Return what taking back a run would do to one container of this host.
+
+    :param name: the container
+    :param run: id of the run
+    :param component: for one that was not exchanged: the configuration folder that it reads
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt node1 kolla_kept.difference keystone 20260714-101500-reconfigure
+    """
+    store = kept.Store()
+    entry = None if component else store.entry(run, name)
+    if entry is None:
+        folder = store.folder(run, component) if component else None
+        files = str(folder.files) if folder and folder.existed and kept.restore_difference(folder) else None
+        return __salt__["kolla_container.reread_diff"](name, declared=_declared(name), instead=files)
+    changes = __salt__["kolla_container.take_back_diff"](name, run)
+    folder = store.folder(run, entry.component) if entry.component and entry.replaces else None
+    files = kept.restore_difference(folder) if folder else {}
+    if files and changes:
+        changes["config"] = {"old": None, "new": sorted(files)}
+    return changes
+
+
+def back(name: str, run: str) -> str:
+    """Have one container that was exchanged or changed as it was before a run.
+
+    :param name: the container
+    :param run: id of the run
+    :returns: what was done, as a sentence
+    :raises CommandExecutionError: see :py:func:`kolla_container.take_back`
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt node1 kolla_kept.back keystone 20260714-101500-reconfigure
+    """
+    return __salt__["kolla_container.take_back"](name, run, declared=_declared(name))["comment"]
+
+
+def reread(name: str) -> str:
+    """Have one container read the files of its configuration folder.
+
+    :param name: the container
+    :returns: what was done, as a sentence
+    :raises CommandExecutionError: see :py:func:`kolla_container.reread`
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt node1 kolla_kept.reread keystone
+    """
+    return __salt__["kolla_container.reread"](name, declared=_declared(name))["comment"]
+
+
+def files_diff(directory: str, run: str) -> Changes:
+    """Return how a configuration folder differs from what it was before a run; names of files, no content.
+
+    :param directory: the folder
+    :param run: id of the run
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt node1 kolla_kept.files_diff /etc/kolla/keystone 20260714-101500-reconfigure
+    """
+    folder = kept.Store().folder(run, Path(directory).name)
+    found = kept.restore_difference(folder) if folder else {}
+    then = {"changed": "as it was", "added": "removed", "removed": "there again"}
+    return {name: {"old": "as it is", "new": then[how]} for name, how in found.items()}
+
+
+def restore_files(directory: str, run: str) -> str:
+    """Bring a configuration folder back to what it was before a run.
+
+    :param directory: the folder
+    :param run: id of the run
+    :returns: what was done, as a sentence
+    :raises CommandExecutionError: nothing of it is kept, or it cannot be written
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt node1 kolla_kept.restore_files /etc/kolla/keystone 20260714-101500-reconfigure
+    """
+    folder = kept.Store().folder(run, Path(directory).name)
+    if folder is None:
+        raise CommandExecutionError(f"bringing back {directory}: nothing of it is kept of {run} on {__opts__['id']}")
+    try:
+        changed = kept.restore(folder)
+    except OSError as error:
+        raise CommandExecutionError(f"bringing back {directory}: {error.strerror} ({error.filename})") from error
+    return f"{directory} is as it was before {run}: {', '.join(changed) or 'nothing differed'}"
+
+
+def remains(service: str, run: str) -> Changes:
+    """Return what is still kept of a service, as differences: after a rollback nothing is.
+
+    :param service: the service
+    :param run: id of the run
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt node1 kolla_kept.remains keystone 20260714-101500-reconfigure
+    """
+    parts = _of_services(run).get(service) or {}
+    names = sorted([*parts.get("folders", ()), *parts.get("steps", ())])
+    return {"kept": {"old": names, "new": []}} if names else {}
+
+
+def use_up(service: str, run: str) -> str:
+    """Remember of run-once steps what was remembered before a run, and give up what else was kept of a service.
+
+    :param service: the service
+    :param run: id of the run
+    :returns: what was done, as a sentence
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt node1 kolla_kept.use_up keystone 20260714-101500-reconfigure
+    """
+    store, parts = kept.Store(), _of_services(run).get(service) or {}
+    for stamp, remembered in parts.get("steps", {}).items():
+        path = paths.STATE_DIR / "stamps" / f"{stamp}.json"
+        if remembered:
+            write_atomically(path, json.dumps(remembered, indent=1, sort_keys=True).encode())
+        else:
+            path.unlink(missing_ok=True)
+    store.drop_steps(run, parts.get("steps", {}))
+    for folder in parts.get("folders", {}).values():
+        store.drop_folder(folder)
+    store.tidy(run)
+    return f"{service} is what it was before {run}"
+
+
+# --- giving up --------------------------------------------------------------------------------------------------------
+
+
+def finish(run: str | None = None) -> dict[str, Any]:
+    """Give up what upgrades keep here: containers, configuration, and images that no container uses any more.
+
+    :param run: only this run, whatever it was; default: all upgrades
+    :returns: ``containers``, ``folders`` (names), ``images`` (what was removed)
+    :raises CommandExecutionError: the engine does not answer
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' kolla_kept.finish 20260714-101500-upgrade
+    """
+    store, began = kept.Store(), time.monotonic()
+    done: dict[str, Any] = {"containers": [], "folders": [], "images": []}
+    images: set[str] = set()
+    for name in [run] if run else [name for name in store.runs() if kept.until_finished(name)]:
+        dropped = __salt__["kolla_container.drop"](name)
+        done["containers"] += dropped["containers"]
+        images |= set(dropped["images"])
+        for component, folder in store.folders(name).items():
+            store.drop_folder(folder)
+            done["folders"].append(component)
+        store.tidy(name)
+    done["images"] = __salt__["kolla_container.remove_unused_images"](sorted(images)) if images else []
+    return {**done, "seconds": round(time.monotonic() - began, 2)}
