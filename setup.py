@@ -22,7 +22,9 @@ class BuildWithFormula(build_py):
             destination = Path(self.build_lib) / "kolla_salt" / target
             if (root / source).is_dir():
                 # The loader finds modules through the package's entry point: the links in salt/_* are for checkouts.
-                ignore = shutil.ignore_patterns("_modules", "_states", "_runners", "_renderers", "_pillar", "orch")
+                ignore = shutil.ignore_patterns(
+                    "_modules", "_states", "_beacons", "_runners", "_renderers", "_pillar", "orch"
+                )
                 shutil.copytree(root / source, destination, ignore=ignore, dirs_exist_ok=True)
 
 

@@ -208,11 +208,13 @@ class Recorder:
         look = self.caller(host).sminion.functions["kolla_node.look"]()
         self.engine.containers = []
         assert look["containers"] and not look["problems"], look["problems"][:2]
+        settled = {**survey, "states": [], "failed": [], "missing_images": []}
         return {
             "test.ping": True,
             "new": survey,
-            "settled": {**survey, "states": [], "failed": [], "missing_images": []},
+            "settled": settled,
             "kolla_node.look": look,
+            "kolla_node.verify": {"survey": settled, "look": look, "stopped": {}, "members": {}},
             "state.sls": applied,
         }
 
@@ -273,15 +275,23 @@ class Hosts:
                     text = text.replace(model[network], entry["addresses"]["api" if network == "address" else network])
                 self.packed[host, question] = msgpack.packb(json.loads(text))
         first = data["topology"]["groups"]["control"][0]
-        self.packed[first, "kolla_check.endpoints"] = msgpack.packb(
-            [{"url": f"http://127.10.255.1:{port}/", "entry": f"entry_{port}", "ok": True, "said": "200"}
-             for port in range(9000, 9020)]
-        )  # fmt: skip
         agents = ("nova-compute", "neutron-openvswitch-agent")
-        self.packed[first, "kolla_check.agents"] = msgpack.packb(
-            [{"agent": agent, "host": host, "ok": True, "said": "up"}
-             for host in data["topology"]["hosts"] for agent in agents]
-        )  # fmt: skip
+        cloud = {
+            "endpoints": [
+                {"url": f"http://127.10.255.1:{port}/", "entry": f"entry_{port}", "ok": True, "said": "200"}
+                for port in range(9000, 9020)
+            ],
+            "agents": [
+                {"agent": agent, "host": host, "ok": True, "said": "up", "disabled": ""}
+                for host in data["topology"]["hosts"]
+                for agent in agents
+                if not (agent == "nova-compute" and host.startswith(("ctl", "net")))
+            ],
+            "strangers": [],
+            "problems": [],
+        }
+        key = (first, "kolla_node.verify")
+        self.packed[key] = msgpack.packb({**msgpack.unpackb(self.packed[key]), "cloud": cloud})
         self.yes = msgpack.packb(True)
 
     def client(self, **_options: Any) -> Hosts:

@@ -81,6 +81,8 @@ CONTAINER_FIELDS: dict[str, tuple[tuple[type, ...], Any]] = {
     "after": ((list,), []),
     "rolling": ((int, str), 1),
     "guard": ((str,), None),
+    "verify": ((str,), None),
+    "heal": ((str, bool), True),
     "hold": ((list, str), []),
 }
 

@@ -217,6 +217,48 @@ def is_member(server: Facts | None) -> bool:
     return is_primary(server) and str(server["state"]).startswith(("Synced", "Donor"))  # type: ignore[index]
 
 
+def findings(host: str, server: Facts | None, size: int) -> list[dict[str, Any]]:
+    """Return what is wrong with the member of ``host``, for ``kolla-salt verify``.
+
+    :param server: its server's :func:`read_status`; None if it does not answer.
+    :param size: how many members the cluster should have.
+    """
+    item = {"winner": "site", "mend": "kolla-salt mariadb-recovery brings in members that are away"}
+    if server is None:
+        return [{**item, "name": "member of the cluster", "found": "does not answer", "expected": "Synced"}]
+    if server["cluster"] == "without Galera" or server["cluster"] != "Primary":
+        return [
+            {
+                **item,
+                "name": "member of the cluster",
+                "found": f"its cluster is {server['cluster']}",
+                "expected": "Primary",
+            }
+        ]
+    found = []
+    if not is_member(server):
+        found.append({**item, "name": "member of the cluster", "found": server["state"], "expected": "Synced"})
+    if server["size"] != size:
+        text = f"sees {server['size']} members"
+        found.append({**item, "name": "size of the cluster", "found": text, "expected": f"{size}"})
+    return found
+
+
+def start_obstacles(own: Facts, others: Mapping[str, Facts | None]) -> list[str]:
+    """Return why a stopped member must not simply be started again; empty: it may be.
+
+    :param own: what is known of it without its server.
+    :param others: host -> its server's :func:`read_status`, of all other hosts of the group.
+    """
+    if not own["data"] or own["joining"]:
+        return ["it does not have all data yet; kolla-salt deploy goes on with that"]
+    if own["one_shot"]:
+        return ["it would start as the first of a new cluster; kolla-salt mariadb-recovery decides about that"]
+    if others and not any(is_member(server) for server in others.values()):
+        return ["no other member is in a cluster that works; kolla-salt mariadb-recovery brings it back"]
+    return []
+
+
 def stop_obstacles(host: str, own: Facts | None, others: Mapping[str, Facts | None]) -> list[str]:
     """Return why a member must not be stopped now; empty: it may be.
 

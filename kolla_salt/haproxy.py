@@ -33,6 +33,41 @@ def parse(text: str) -> dict[str, dict[str, Any]]:
     }
 
 
+def writers(text: str) -> dict[str, str]:
+    """Return backend -> the one server that gets its requests, for backends whose other servers are only in reserve.
+
+    :param text: the output of ``show stat``
+    """
+    rows = [row for row in csv.DictReader(io.StringIO(text.removeprefix("# "))) if row.get("svname")]
+    reserve = {row["pxname"] for row in rows if row.get("bck") == "1"}
+    found: dict[str, str] = {}
+    for wanted in ("1", "0"):  # a backup gets requests only when no other server is up
+        for row in rows:
+            usable = row["svname"] not in ("FRONTEND", "BACKEND") and is_up(row["status"])
+            if row["pxname"] in reserve and usable and (row.get("act") == "1") == (wanted == "1"):
+                found.setdefault(row["pxname"], row["svname"])
+    return found
+
+
+def findings(servers: Mapping[str, Mapping[str, Any]], host: str) -> list[dict[str, Any]]:
+    """Return what is wrong with the servers behind the HAProxy of ``host``, for ``kolla-salt verify``."""
+    found = []
+    for name, data in servers.items():
+        status = str(data["status"])
+        item = {"name": f"{name} in HAProxy", "found": status, "expected": "UP"}
+        if is_out(status):
+            put_in = f"salt {host} kolla_haproxy.ready '[{name}]'"
+            mend = (
+                f"if nobody works on it: {put_in}; a run that was interrupted puts in what it took out when it goes on"
+            )
+            found.append({**item, "winner": "undecided", "mend": mend})
+        elif not is_up(status):
+            found.append(
+                {**item, "winner": "site", "mend": f"kolla-salt status: what runs on {name.partition('/')[2]}"}
+            )
+    return found
+
+
 def is_up(status: str) -> bool:
     """Return whether a server of that status gets requests. ``UP 1/3`` is up, and has failed a check."""
     return status.startswith(("UP", "no check"))

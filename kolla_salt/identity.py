@@ -12,7 +12,7 @@ import json
 import os
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -134,6 +134,36 @@ def registration(resolver: Resolver, service: str) -> Registration:
         tuple(services),
         tuple(dict.fromkeys(regions)),
     )
+
+
+def strangers(
+    registrations: Iterable[Registration], services: Iterable[dict[str, Any]], endpoints: Iterable[dict[str, Any]]
+) -> list[dict[str, str]]:
+    """Return what Keystone's catalogue has and nobody declares: ``kind``, ``name``, ``found`` each.
+
+    :param registrations: of all enabled services.
+    :param services: Keystone's list.
+    :param endpoints: Keystone's list.
+    """
+    wanted = {
+        service.type: {(interface, region) for interface in service.endpoints for region in registration.regions}
+        for registration in registrations
+        for service in registration.services
+    }
+    known = {item["id"]: item for item in services}
+    found = [
+        {"kind": "catalogue", "name": f"service {item.get('name') or item['id']}", "found": f"type {item['type']}"}
+        for item in known.values()
+        if item["type"] not in wanted
+    ]
+    for item in endpoints:
+        owner = known.get(item["service_id"], {"type": None})
+        if owner["type"] in wanted:
+            place = (item["interface"], item.get("region_id") or item.get("region"))
+            if place not in wanted[owner["type"]]:
+                name = f"endpoint {owner['type']} {place[0]} {place[1]}"
+                found.append({"kind": "catalogue", "name": name, "found": item["url"]})
+    return found
 
 
 def _endpoints(resolver: Resolver, item: dict[str, Any], path: str) -> dict[str, str]:

@@ -147,6 +147,28 @@ def containers() -> dict[str, dict[str, Any]]:
     }
 
 
+def spec(name: str) -> dict[str, Any]:
+    """Return the specification of a container of this minion, as ``kolla_container`` takes it; secrets by name.
+
+    :param name: the container.
+    :raises CommandExecutionError: no service of this minion declares it, or an option cannot be resolved.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt node1 kolla.spec glance_api
+    """
+    resolver = _resolver()
+    try:
+        for service in resolver.enabled_services():
+            if resolver.containers(service).get(name):
+                return _expand.container_spec(resolver, service, name, _facts())
+    except ContextError as exc:
+        raise CommandExecutionError(f"looking for container '{name}': {exc}") from exc
+    raise CommandExecutionError(f"looking for container '{name}': no service of this host declares it")
+
+
 def version() -> dict[str, str]:
     """Return the version of kolla-salt on this minion and a digest of its code and formula.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import importlib.util
 import json
 import os
@@ -283,6 +284,43 @@ def _module(name: str) -> bool:
 # --- a running cloud ------------------------------------------------------------------------------------------------
 
 
+def cloud() -> dict[str, Any]:
+    """Return how the cloud's APIs are, asked side by side from this host.
+
+    :returns: ``endpoints`` and ``agents`` as the functions of these names return them, ``strangers``: what the
+        catalogue and the database have that no enabled service declares, ``problems``: what could not be asked
+        (sentences).
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt node1 kolla_check.cloud
+    """
+    resolver = _resolver()
+    asked: dict[str, list[str]] = {"endpoints": ["kolla_check.endpoints"]}
+    enabled = [resolver.declarations[name] for name in resolver.enabled_services()]
+    if any(decl["keystone"] for decl in enabled):
+        asked |= {"agents": ["kolla_check.agents"], "strangers": ["kolla_keystone.strangers"]}
+    if any(decl["database"] for decl in enabled):
+        asked.setdefault("strangers", []).append("kolla_db.strangers")
+    calls = [(kind, function) for kind, functions in asked.items() for function in functions]
+    found: dict[str, Any] = {"endpoints": [], "agents": [], "strangers": [], "problems": []}
+
+    def ask(call: tuple[str, str]) -> None:
+        kind, function = call
+        try:
+            found[kind] += __salt__[function]()
+        except CommandExecutionError as error:
+            found["problems"].append(f"{function} on {__opts__['id']}: {error}")
+
+    contexts = [contextvars.copy_context() for _ in calls]
+    with ThreadPoolExecutor(len(calls)) as pool:
+        # Salt's dunders live in context variables, which a new thread does not have by itself.
+        list(pool.map(lambda call, context: context.run(ask, call), calls, contexts))
+    return found
+
+
 def endpoints(timeout: float = 5.0) -> list[dict[str, Any]]:
     """Return whether each load-balancer entry answers through its VIP, asked from this host.
 
@@ -295,8 +333,6 @@ def endpoints(timeout: float = 5.0) -> list[dict[str, Any]]:
 
         salt node1 kolla_check.endpoints
     """
-    from concurrent.futures import ThreadPoolExecutor
-
     import requests
 
     resolver = _resolver()
@@ -333,7 +369,7 @@ def endpoints(timeout: float = 5.0) -> list[dict[str, Any]]:
 def agents() -> list[dict[str, Any]]:
     """Return the agents and workers that OpenStack's services report, asked with the administrator's account.
 
-    :returns: list of service type, agent, host, ok, said.
+    :returns: list of service type, agent, host, ok, said, and disabled: why an operator has taken it out of use, if so.
     :raises CommandExecutionError: the identity service does not answer, or this host has not got the password.
 
     CLI Example:
@@ -366,34 +402,40 @@ def agents() -> list[dict[str, Any]]:
     client = session.Session(auth=auth, verify=authority if authority and os.path.exists(authority) else True)
     found: list[dict[str, Any]] = []
     queries = (
-        ("compute", "/os-services", "services", lambda a: (a["binary"], a["host"], a["state"] == "up")),
-        ("network", "/v2.0/agents", "agents", lambda a: (a["binary"], a["host"], a["alive"])),
-        (
-            "orchestration",
-            "/services",
-            "services",
-            lambda a: (a["binary"], a["host"], a["status"] == "up"),
-        ),
-        ("block-storage", "/os-services", "services", lambda a: (a["binary"], a["host"], a["state"] == "up")),
+        ("compute", "/os-services", "services", lambda a: a["state"] == "up"),
+        ("network", "/v2.0/agents", "agents", lambda a: a["alive"]),
+        ("orchestration", "/services", "services", lambda a: a["status"] == "up"),
+        ("block-storage", "/os-services", "services", lambda a: a["state"] == "up"),
     )
     try:
         catalogue = {entry["type"] for entry in auth.get_access(client).service_catalog.catalog}
-        for kind, path, key, read in queries:
-            if kind not in catalogue:
-                continue
-            answer = client.get(
-                path, endpoint_filter={"service_type": kind, "interface": "internal"}, timeout=15
-            ).json()
-            for agent in answer[key]:
-                name, where, ok = read(agent)
-                found.append(
-                    {"service": kind, "agent": name, "host": where, "ok": bool(ok), "said": "up" if ok else "down"}
-                )
+        asked = [query for query in queries if query[0] in catalogue]
+
+        def ask(query: tuple[Any, ...]) -> list[dict[str, Any]]:
+            kind, path, key, alive = query
+            place = {"service_type": kind, "interface": "internal"}
+            return [
+                {
+                    "service": kind, "agent": agent["binary"], "host": agent["host"], "ok": bool(alive(agent)),
+                    "said": "up" if alive(agent) else "down", "disabled": _disabled(agent),
+                }
+                for agent in client.get(path, endpoint_filter=place, timeout=15).json()[key]
+            ]  # fmt: skip
+
+        with ThreadPoolExecutor(max(1, len(asked))) as pool:
+            found = [agent for agents in pool.map(ask, asked) for agent in agents]
     except exceptions.ClientException as error:
         raise CommandExecutionError(f"asking OpenStack at {url} for its agents: {error}") from error
     # A worker that was restarted has a new entry; its old one stays for a while and says nothing.
     up = {(agent["agent"], agent["host"]) for agent in found if agent["ok"]}
     return [agent for agent in found if agent["ok"] or (agent["agent"], agent["host"]) not in up]
+
+
+def _disabled(agent: dict[str, Any]) -> str:
+    """Return why an operator has taken an agent or worker out of use; empty if it is in use."""
+    if agent.get("status") == "disabled":
+        return str(agent.get("disabled_reason") or "no reason given")
+    return "no reason given" if agent.get("admin_state_up") is False else ""
 
 
 def _identity_entry(resolver: Any) -> str:

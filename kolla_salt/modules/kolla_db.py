@@ -118,6 +118,24 @@ def databases() -> list[str]:
         return sorted({str(row[0]) for row in _server().query("SHOW DATABASES")} - own)
 
 
+def strangers() -> list[dict[str, str]]:
+    """Return the schemas on the server that no enabled service declares: ``kind``, ``name``, ``found``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt node1 kolla_db.strangers
+    """
+    resolver = _resolver()
+    declared = {db["name"] for name in resolver.enabled_services() for db in resolver.declarations[name]["database"]}
+    return [
+        {"kind": "databases", "name": f"schema {name}", "found": "exists"}
+        for name in databases()
+        if name not in declared
+    ]
+
+
 def status(pattern: str = "wsrep_%") -> dict[str, str]:
     """Return status variables of the server.
 

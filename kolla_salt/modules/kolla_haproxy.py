@@ -58,6 +58,25 @@ def servers() -> dict[str, dict[str, Any]]:
     return _haproxy.parse(_command("show stat -1 4 -1"))
 
 
+def verify() -> dict[str, Any]:
+    """Return how the servers behind this host's HAProxy are, for ``kolla-salt verify``.
+
+    :returns: ``findings``, and ``alike``: what the HAProxy of every host must say the same of
+    :raises CommandExecutionError: HAProxy does not answer
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt ctl1 kolla_haproxy.verify
+    """
+    text = _command("show stat -1 4 -1")
+    alike = {
+        f"the server that alone gets requests of {name}": server for name, server in _haproxy.writers(text).items()
+    }
+    return {"findings": _haproxy.findings(_haproxy.parse(text), __opts__["id"]), "alike": alike}
+
+
 def _set(target: str, mode: str) -> None:
     answer = _command(f"set server {target} state {mode}").strip()
     if answer:

@@ -151,6 +151,24 @@ def register(service: str, timeout: float = TIMEOUT) -> Changes:
         return keystone.register(wanted)
 
 
+def strangers() -> list[dict[str, str]]:
+    """Return services and endpoints of the catalogue that no enabled service declares: ``kind``, ``name``, ``found``.
+
+    :raises CommandExecutionError: Keystone does not answer, or refuses the administrator
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt node1 kolla_keystone.strangers
+    """
+    with _errors("looking for what nobody declares"):
+        registrations = [_registration(name) for name in _resolver().enabled_services()]
+        keystone = _keystone()
+        services, endpoints = keystone.get("/services")["services"], keystone.get("/endpoints")["endpoints"]
+        return identity.strangers(registrations, services, endpoints)
+
+
 def check_passwords(service: str | None = None) -> dict[str, bool]:
     """Ask Keystone whether the services' users have the passwords that the site declares, without any memory.
 

@@ -389,6 +389,40 @@ def examine() -> dict[str, Any]:
         return found
 
 
+def verify() -> dict[str, Any]:
+    """Return how this member is, for ``kolla-salt verify``.
+
+    :returns: ``findings``, and ``alike``: what all members must say the same of
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt 'ctl*' kolla_mariadb.verify
+    """
+    with _errors():
+        own = _ask_once(_server())
+        alike = {"cluster": own["uuid"], "number of members": own["size"]} if own else {}
+        return {"findings": galera.findings(__opts__["id"], own, len(_others()) + 1), "alike": alike}
+
+
+def start_obstacles() -> list[str]:
+    """Return why this member must not simply be started again; empty: it may be.
+
+    It may if it has data and the others are in a cluster that works, which it then joins; also the only one of a group.
+    Everything else is a recovery, or the making of a cluster.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt ctl1 kolla_mariadb.start_obstacles
+    """
+    with _errors():
+        own = lookup()
+        return galera.start_obstacles(own, _peers() if own["data"] else {})
+
+
 def stop_obstacles() -> list[str]:
     """Return why this member must not be stopped now; empty: it may be.
 

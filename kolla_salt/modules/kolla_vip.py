@@ -59,6 +59,27 @@ def status() -> dict[str, Any]:
     return {"holds": held, "candidate": not _mark().exists()}
 
 
+def verify() -> dict[str, Any]:
+    """Return whether this host holds the virtual addresses and may do so, for ``kolla-salt verify``.
+
+    :returns: ``findings``, and ``once``: address -> whether it is here; exactly one host must have it
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt 'ctl*' kolla_vip.verify
+    """
+    resolver = runtime.resolver(__opts__, __pillar__, __context__)
+    held = set(_addresses())
+    names = ("internal_vip_address", "external_vip_address")
+    once = {str(value): str(value) in held for name in names if (value := resolver.value(name))}
+    item = {"name": "virtual addresses", "found": "this host does not take them", "expected": "it may have them"}
+    mend = f"if nobody works on it: salt {__opts__['id']} kolla_vip.stand, or kolla-salt node undrain {__opts__['id']}"
+    findings = [{**item, "kind": "vip", "winner": "undecided", "mend": mend}] if _mark().exists() else []
+    return {"findings": findings, "once": once}
+
+
 def give_up(timeout: float = TIMEOUT) -> list[str]:
     """Give the virtual addresses to another host, and do not take them again until :func:`stand`.
 

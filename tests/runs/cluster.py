@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
@@ -22,10 +23,16 @@ def free_port() -> int:
 
 
 class Cluster:
-    """One master and its minions below ``base``, which must be a short path (unix sockets)."""
+    """One master and its minions below ``base``, which must be a short path (unix sockets).
 
-    def __init__(self, base: Path, formula: Path, minions: list[str]) -> None:
-        self.base, self.minions = base, minions
+    Each minion has folders of its own at the paths ``private``; ``master`` and ``minion`` are further configuration.
+    """
+
+    def __init__(
+        self, base: Path, formula: Path, minions: list[str], private: Sequence[str] = (),
+        master: dict | None = None, minion: dict | None = None,
+    ) -> None:  # fmt: skip
+        self.base, self.minions, self.private = base, minions, private
         self.site = base / "site"
         self.config = base / "m" / "master"
         self.processes: dict[str, subprocess.Popen] = {}
@@ -65,12 +72,20 @@ class Cluster:
                 "file_roots": {"base": [str(formula)]},
                 "pillar_roots": {"base": []},
                 "ext_pillar": [{"kolla": str(self.site)}],
+                **(master or {}),
             },
         )
         for name in minions:
             self._write(
                 base / name / "minion",
-                {**common, "root_dir": str(base / name), "id": name, "master": "127.0.0.1", "master_port": self.ret},
+                {
+                    **common,
+                    "root_dir": str(base / name),
+                    "id": name,
+                    "master": "127.0.0.1",
+                    "master_port": self.ret,
+                    **(minion or {}),
+                },
             )
 
     @staticmethod
@@ -113,6 +128,9 @@ class Cluster:
 
     def _spawn(self, name: str, program: str) -> None:
         command = [str(Path(sys.executable).parent / program), "-c", str(self.base / name)]
+        if self.private and program == "salt-minion":
+            mounts = "".join(f"mkdir -p {path} && mount -t tmpfs tmpfs {path} && " for path in self.private)
+            command = ["unshare", "--mount", "sh", "-c", f'{mounts}exec "$@"', "sh", *command]
         log = (self.base / name / "log" / "out").open("ab")
         self.processes[name] = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, env=self.environ

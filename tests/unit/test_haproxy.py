@@ -35,6 +35,30 @@ def test_statistics_are_read_by_their_header():
     assert list(found) == list(ROWS)
 
 
+WITH_ROLES = """# pxname,svname,scur,status,act,bck
+mariadb_back,FRONTEND,0,OPEN,,
+mariadb_back,ctl1,0,{},1,0
+mariadb_back,ctl2,0,UP,0,1
+mariadb_back,ctl3,0,UP,0,1
+keystone_back,ctl1,0,UP,1,0
+keystone_back,ctl2,0,UP,1,0
+"""
+
+
+@pytest.mark.parametrize(("status", "writer"), [("UP", "ctl1"), ("DOWN", "ctl2"), ("DRAIN", "ctl2")])
+def test_the_one_that_alone_gets_requests_is_known(status, writer):
+    assert haproxy.writers(WITH_ROLES.format(status)) == {"mariadb_back": writer}
+
+
+def test_a_server_that_is_down_is_mended_and_one_that_was_taken_out_is_left_to_a_person():
+    found = haproxy.findings(haproxy.parse(stat({**ROWS, "glance_api_back/ctl1": "MAINT"})), "ctl2")
+    assert [(item["name"], item["found"], item["winner"]) for item in found] == [
+        ("glance_api_back/ctl1 in HAProxy", "MAINT", "undecided"),
+        ("mariadb_back/ctl2 in HAProxy", "DOWN", "site"),
+    ]
+    assert "salt ctl2 kolla_haproxy.ready '[glance_api_back/ctl1]'" in found[0]["mend"]
+
+
 def test_the_last_server_of_a_backend_stays():
     servers = haproxy.parse(stat(ROWS))
     going, staying = haproxy.can_go(

@@ -34,6 +34,16 @@ def test_what_a_host_holds_and_whether_it_may(host):
     assert module.status() == {"holds": ["10.0.0.10"], "candidate": True}
 
 
+def test_who_holds_the_addresses_is_said_for_a_verification(host):
+    assert module.verify() == {"findings": [], "once": {"10.0.0.10": True}}
+    host.remove("10.0.0.10")
+    module.give_up()
+    said = module.verify()
+    assert said["once"] == {"10.0.0.10": False}
+    assert [item["winner"] for item in said["findings"]] == ["undecided"]
+    assert "kolla_vip.stand" in said["findings"][0]["mend"]
+
+
 def test_addresses_that_do_not_go_are_told_and_the_host_stays_out(host):
     with pytest.raises(
         CommandExecutionError, match=r"giving 10\.0\.0\.10 of ctl1 to another host: still here after 0 s"

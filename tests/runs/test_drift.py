@@ -1,0 +1,232 @@
+"""A host is watched, and what has stopped by itself is healed: real master and minion, an engine at its socket."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from cluster import ROOT, Cluster
+from engine import Engine
+
+from kolla_salt import declarations
+
+pytestmark = [pytest.mark.salt, pytest.mark.timeout(300)]
+
+OPTIONS = (
+    "drift_watch_interval", "drift_compare_minutes", "drift_heal", "drift_heal_limit", "container_engine",
+    "container_engine_socket",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    base = Path(tempfile.mkdtemp(prefix="ks", dir="/tmp"))  # short, for unix sockets
+    formula = base / "formula"
+    shutil.copytree(ROOT / "tests/data/runs_formula/kolla", formula / "kolla")
+    shutil.copytree(ROOT / "tests/data/drift_formula", formula, dirs_exist_ok=True)
+    (formula / "orch").symlink_to(ROOT / "orch")
+    text = yaml.safe_load((formula / "kolla/service.yaml").read_text())
+    real = declarations.load(ROOT / "salt")["kolla"]["settings"]
+    text["settings"] |= {name: real[name] for name in OPTIONS}
+    (formula / "kolla/service.yaml").write_text(yaml.safe_dump(text))
+    engine = Engine(base / "engine.sock")
+    made = Cluster(
+        base, formula, ["c1"], private=["/etc/kolla", "/var/lib/kolla-salt", "/var/log/kolla"],
+        master={"timeout": 30, "gather_job_timeout": 60, "reactor": [{"kolla/drift/*": ["salt://orch/heal.sls"]}]},
+        minion={"kolla_container_engine_socket": str(base / "engine.sock"), "loop_interval": 1},
+    )  # fmt: skip
+    made.engine = engine
+    made.site.mkdir()
+    (made.site / "topology.yml").write_text(
+        yaml.safe_dump({"hosts": {"c1": {"addresses": {"api": "127.0.0.2"}}}, "groups": {"control": ["c1"]}})
+    )
+    (made.site / "passwords.yml").write_text("{}\n")
+    configure(made)
+    try:
+        made.start()
+        yield made
+    finally:
+        made.stop()
+        engine.shutdown()
+        shutil.rmtree(base, ignore_errors=True)
+
+
+def configure(cluster, **options):
+    values = {
+        "internal_vip_address": "127.0.0.99", "drift_watch_interval": 1, "drift_compare_minutes": 0, "drift_heal": True,
+        **options,
+    }  # fmt: skip
+    (cluster.site / "globals.yml").write_text(yaml.safe_dump(values))
+
+
+def salt(cluster, *words):
+    command = [str(ROOT / ".venv/bin/salt"), "-c", str(cluster.config.parent), "c1", *words, "--out=json", "--static"]
+    done = subprocess.run(command, env=cluster.environ, capture_output=True, text=True, timeout=90, check=False)
+    return json.loads(done.stdout)["c1"]
+
+
+def reconfigure(cluster, **options):
+    configure(cluster, **options)
+    salt(cluster, "saltutil.refresh_pillar", "wait=True")
+
+
+@pytest.fixture
+def deployed(cluster):
+    """The two containers run as declared, and nobody remembers a healing."""
+    shutil.rmtree(cluster.base / "runs" / ".heal", ignore_errors=True)
+    reconfigure(cluster)
+    done = cluster.cli("deploy", "--json")
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    cluster.engine.fails.clear()
+    cluster.engine.acts.clear()
+    looked(cluster)  # the beacon has seen them well
+    return cluster
+
+
+class Bus:
+    """The events kolla/drift/* of the master's bus."""
+
+    def __init__(self, cluster):
+        words = [str(ROOT / ".venv/bin/salt-run"), "-c", str(cluster.config.parent), "state.event", "kolla/drift/*"]
+        self.process = subprocess.Popen(
+            words, env=cluster.environ, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
+        self.events = []
+        threading.Thread(target=self._read, daemon=True).start()
+        time.sleep(4)  # until it listens
+
+    def _read(self):
+        for line in self.process.stdout:
+            if line.startswith("kolla/drift/"):
+                self.events.append(json.loads(line.split("\t", 1)[1]))
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_error):
+        self.process.kill()
+        self.process.wait()
+
+
+def until(condition, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come to pass"
+        time.sleep(0.3)
+
+
+def looked(cluster, times=3):
+    """Wait until the beacon has looked that often; nobody else looks at the engine meanwhile."""
+    seen = cluster.engine.looks
+    until(lambda: cluster.engine.looks >= seen + times, 60)
+
+
+def heals(cluster):
+    listed = json.loads(cluster.cli("runs", "list", "--json").stdout)
+    return [run for run in (listed["runs"] if isinstance(listed, dict) else listed) if run["verb"] == "heal"]
+
+
+def state(cluster, name):
+    return cluster.engine.containers[name]["State"]["Status"]
+
+
+def test_what_is_well_is_not_told_and_what_stops_is_told_once_and_healed(deployed):
+    with Bus(deployed) as bus:
+        looked(deployed)
+        assert bus.events == []
+        before = len(heals(deployed))
+        deployed.engine.set("pot", "exited", 128)
+        until(lambda: state(deployed, "pot") == "running")
+        until(lambda: len(bus.events) == 2)
+    told = [event["data"]["containers"] for event in bus.events]
+    assert told == [
+        {"pot": {"was": "running", "now": "exited (128)"}},
+        {"pot": {"was": "exited (128)", "now": "running"}},
+    ]
+    assert deployed.engine.acts == ["start pot"]
+    record = heals(deployed)[-1]
+    assert len(heals(deployed)) == before + 1
+    assert (record["result"], record["host"], record["started_again"]) == ("ok", "c1", ["pot"])
+    assert json.loads(deployed.cli("plan", "--json").stdout)["changes"] == 0
+
+
+def test_what_was_stopped_with_kolla_salt_stays_stopped_and_verify_leaves_it_to_a_person(deployed):
+    assert salt(deployed, "kolla_container.stop", "pot") is True
+    looked(deployed, 6)
+    assert state(deployed, "pot") == "exited"
+    said = json.loads(deployed.cli("verify", "--json").stdout)
+    assert said["ok"] is False
+    found = [item for item in said["findings"] if item["name"] == "pot"]
+    assert [item["winner"] for item in found] == ["undecided"]
+    assert "stopped with kolla-salt at" in found[0]["found"]
+    assert json.loads(deployed.cli("deploy", "--json").stdout)["ok"]
+    assert json.loads(deployed.cli("verify", "--json").stdout)["findings"] == []
+
+
+def test_what_would_be_more_than_a_start_is_not_healed(deployed):
+    reconfigure(deployed, pot_size="2")
+    deployed.engine.set("pot", "exited", 1)
+    deployed.engine.set("lid", "exited", 1)
+    until(lambda: state(deployed, "lid") == "running")
+    looked(deployed)
+    assert state(deployed, "pot") == "exited"
+    assert deployed.engine.acts == ["start lid"]
+
+
+def test_nothing_is_healed_while_a_run_goes_on(deployed):
+    folder = deployed.base / "runs" / "20990101-000000-deploy"
+    folder.mkdir(mode=0o700)
+    # This test is the process of the run.
+    (folder / "run.json").write_text(
+        json.dumps({"id": folder.name, "verb": "deploy", "result": "running", "pid": __import__("os").getpid()})
+    )
+    try:
+        deployed.engine.set("lid", "exited", 1)
+        looked(deployed, 6)
+        assert state(deployed, "lid") == "exited"
+    finally:
+        shutil.rmtree(folder)
+
+
+def test_what_does_not_stay_up_is_given_up_and_said(deployed):
+    reconfigure(deployed, drift_heal_limit=1)
+    deployed.engine.set("lid", "exited", 1)
+    until(lambda: state(deployed, "lid") == "running")
+    looked(deployed)
+    deployed.engine.set("lid", "exited", 1)
+    until(lambda: heals(deployed)[-1]["result"] == "failed")
+    assert deployed.engine.acts == ["start lid"]
+    assert "does not stay up" in heals(deployed)[-1]["refused"]["lid"]
+
+
+def test_the_switch_is_off_unless_the_site_says_otherwise(deployed):
+    assert declarations.load(ROOT / "salt")["kolla"]["settings"]["drift_heal"]["default"] is False
+    reconfigure(deployed, drift_heal=False)
+    deployed.engine.set("lid", "exited", 1)
+    looked(deployed, 6)
+    assert state(deployed, "lid") == "exited"
+
+
+def test_a_whole_host_is_compared_and_told_when_it_differs_and_only_then(deployed):
+    reconfigure(deployed, pot_size="3")
+    with Bus(deployed) as bus:
+        said = salt(deployed, "kolla_node.compare")
+        assert said["told"] is True
+        assert [item["name"] for item in said["findings"]] == ["pot"]
+        assert salt(deployed, "kolla_node.compare")["told"] is False
+        until(lambda: len(bus.events) == 1)
+    assert bus.events[0]["data"]["findings"] == said["findings"]
+
+
+def test_the_scheduler_compares(deployed):
+    reconfigure(deployed, drift_compare_minutes=60)
+    jobs = salt(deployed, "schedule.list", "return_yaml=False", "where=pillar")
+    assert jobs["kolla_drift"]["function"] == "kolla_node.compare"
+    assert jobs["kolla_drift"]["return_job"] is False
