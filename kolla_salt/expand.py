@@ -402,7 +402,8 @@ def _late_states(states: States, decl: dict[str, Any], resolver: Resolver, facts
             require = [{"kolla_container": container}] if container in states else []
             # A name of its own: a requisite finds a state by its name too.
             states[f"{container} again"] = _state(
-                "kolla_container.renewed", {"name": f"{container} again"}, {"container": container}, *({key: value} for key, value in spec.items()),
+                "kolla_container.renewed", {"name": f"{container} again"}, {"container": container},
+                *({key: value} for key, value in spec.items()),
                 require=require,
             )  # fmt: skip
     elif resolver.is_primary(service):

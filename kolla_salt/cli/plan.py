@@ -35,32 +35,32 @@ def add_parser(subparsers: Any) -> None:
 
 
 def survey(
-    master: Master, cloud: Cloud, hosts: list[str], services: list[str] | None = None
+    master: Master, cloud: Cloud, hosts: list[str], services: list[str] | None = None, verb: str = "deploy"
 ) -> tuple[dict[str, Any], list[str]]:
     """Do the dry run on all hosts in one job; return host -> report, and the hosts that did not answer."""
     from kolla_salt import plan as plans
 
-    return _ask(
-        master, cloud, prediction.forecast(cloud.resolver, plans.steps(cloud.resolver, services or None)), hosts
-    )
+    found = prediction.forecast(cloud.resolver, plans.steps(cloud.resolver, services or None, verb))
+    return _ask(master, cloud, found, hosts, verb)
 
 
 def _ask(
-    master: Master, cloud: Cloud, found: prediction.Forecast, hosts: Sequence[str]
+    master: Master, cloud: Cloud, found: prediction.Forecast, hosts: Sequence[str], verb: str
 ) -> tuple[dict[str, Any], list[str]]:
+    from kolla_salt import plan as plans
     from kolla_salt.steps import told
 
     wanted = {host: names for host, names in found.wanted.items() if host in set(hosts)}
     present, unknown = master.present(list(wanted))
-    reports = master.ask(present, "kolla_node.survey", sls=told(wanted))
+    reports = master.ask(
+        present, "kolla_node.survey", sls=told(wanted), **({"verb": verb} if verb == plans.UPGRADE else {})
+    )
     secrets = outcome.secrets_of(cloud.site.passwords)
     return outcome.scrub(reports, secrets), unknown + [host for host in present if host not in reports]
 
 
 def _steps(master: Master, cloud: Cloud, verb: str, services: list[str]) -> list[dict[str, Any]]:
     """Return the steps of a verb, as the run itself will ask for them."""
-    if verb == "upgrade":
-        return master.runner("kolla.plan", verb=verb, services=services or None)
     from kolla_salt import plan as plans
 
     for name in services:
@@ -68,15 +68,16 @@ def _steps(master: Master, cloud: Cloud, verb: str, services: list[str]) -> list
             from kolla_salt.declarations import nearest
 
             raise CliError(f"unknown service '{name}'{nearest(name, cloud.declarations)}")
-    return plans.steps(cloud.resolver, services or None)
+    return plans.steps(cloud.resolver, services or None, verb)
 
 
 def plan(args: argparse.Namespace) -> int:
     """Show what a run would do."""
     began = time.monotonic()
-    verb, services = "deploy", list(args.services)
+    verb, services = getattr(args, "plan_verb", "deploy"), list(args.services)
     if services and services[0] in VERBS:
         verb = services.pop(0)
+    out: Path | None = getattr(args, "out", None)
     master = Master(args)
     cloud = Cloud(master.site)
     cloud.check()
@@ -85,7 +86,7 @@ def plan(args: argparse.Namespace) -> int:
     found = prediction.forecast(cloud.resolver, _steps(master, cloud, verb, services), only)
     if not found.steps:
         raise CliError(f"planning {verb}: no enabled service is placed on {view.some(hosts)}")
-    reports, unknown = _ask(master, cloud, found, hosts)
+    reports, unknown = _ask(master, cloud, found, hosts, verb)
     broken = {host: report for host, report in reports.items() if prediction.problems({host: report}, __version__)}
     found.progress.unknown = set(unknown) | set(broken)
     found.learn({host: report for host, report in reports.items() if host not in broken})
@@ -112,18 +113,18 @@ def plan(args: argparse.Namespace) -> int:
     )
     told["hash"] = expectation.content_hash(parts)
     ok = not (broken or unknown)
-    if args.out and broken:
+    if out and broken:
         raise CliError(
-            f"writing the plan to {args.out}: a host could not say what would change, so it cannot be planned:\n  "
+            f"writing the plan to {out}: a host could not say what would change, so it cannot be planned:\n  "
             + "\n  ".join(text for texts in told["errors"].values() for text in texts)
         )
-    if args.out:
-        _write(args.out, cloud, told, parts)
+    if out:
+        _write(out, cloud, told, parts)
     told["seconds"] = round(time.monotonic() - began, 3)
     if args.json:
-        print(json.dumps({"ok": ok, **told, "file": str(args.out) if args.out else None}, indent=1, default=str))
+        print(json.dumps({"ok": ok, **told, "file": str(out) if out else None}, indent=1, default=str))
     else:
-        _show(args, told)
+        _show(told, args.diff, out)
     return 0 if ok else 1
 
 
@@ -145,12 +146,12 @@ def _write(path: Path, cloud: Cloud, told: Mapping[str, Any], parts: expectation
         raise CliError(str(error)) from error
 
 
-def _show(args: argparse.Namespace, told: Mapping[str, Any]) -> None:
+def _show(told: Mapping[str, Any], diffs: bool, out: Path | None) -> None:
     """Print a plan: hosts, order, what users may notice."""
     on = f" on {view.some(told['limit'])}" if told["limit"] else ""
     parts = [f"{told['verb']} of {view.some(told['services']) or 'all services'}{on}"]
     sums, missing = told["hosts"], told["missing_images"]
-    for names, lines in view.alike({host: _host_lines(sums[host], missing[host], args.diff) for host in sums}):
+    for names, lines in view.alike({host: _host_lines(sums[host], missing[host], diffs) for host in sums}):
         parts.append(f"{view.some(names)}: " + "\n".join(lines))
     for names, lines in view.alike({host: _unpredictable(states) for host, states in told["unpredictable"].items()}):
         parts.append(f"{view.some(names)}: " + "\n".join(lines))
@@ -166,8 +167,13 @@ def _show(args: argparse.Namespace, told: Mapping[str, Any]) -> None:
         parts.append(f"{view.some(unknown, most=20)} {verb} not answer: nothing is known of {them}")
     count = told["changes"]
     said = f"{view.plural(count, 'change')} on {view.plural(len(sums), 'host')}" if count else "nothing to change"
-    how = [told["verb"], *told["services"], *(["--limit", ",".join(told["limit"])] if told["limit"] else [])]
-    command = f"apply {args.out}" if args.out else " ".join(how)
+    option = ["--service"] if told["verb"] == "upgrade" else []
+    how = [
+        told["verb"],
+        *(word for name in told["services"] for word in (*option, name)),
+        *(["--limit", ",".join(told["limit"])] if told["limit"] else []),
+    ]
+    command = f"apply {out}" if out else " ".join(how)
     parts.append(f"{said}  ({told['seconds']:.1f} s); nothing was touched. To do it: kolla-salt {command}")
     print("\n\n".join(parts))
 

@@ -18,12 +18,24 @@ import salt.config
 import salt.utils.event
 from salt.exceptions import CommandExecutionError
 
-from kolla_salt import __version__, declarations, expectation, freshness, haproxy, outcome, prediction, reality, runs
+from kolla_salt import (
+    __version__,
+    declarations,
+    expectation,
+    freshness,
+    haproxy,
+    outcome,
+    prediction,
+    reality,
+    runs,
+    upgrade,
+)
 from kolla_salt import site as sites
 from kolla_salt.availability import account, targets
 from kolla_salt.availability.watcher import Watcher, touches_containers
 from kolla_salt.context import Resolver
 from kolla_salt.declarations import write_atomically
+from kolla_salt.plan import UPGRADE
 from kolla_salt.steps import Only, Progress, patience, service_of, told
 
 __virtualname__ = "kolla_run"
@@ -78,6 +90,37 @@ def _ask(hosts: list[str], function: str, timeout: int | None = None, **kwargs: 
             if len(answers) == len(hosts):
                 break
         return answers
+
+
+def ask(hosts: list[str], function: str, **kwargs: Any) -> dict[str, Any]:
+    """Run an execution function on ``hosts`` in one job: host -> what it returned; hosts that said nothing are absent.
+
+    :param hosts: minion ids.
+    :param function: such as ``kolla_node.look``.
+    :param kwargs: its arguments.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run state.orchestrate orch.upgrade
+    """
+    given = {name: value for name, value in kwargs.items() if not name.startswith("__")}
+    return {host: said["ret"] for host, said in _ask(hosts, function, **given).items()}
+
+
+def fail(text: str) -> None:
+    """End the run because of ``text``.
+
+    :raises CommandExecutionError: always, with the text.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run state.orchestrate orch.upgrade
+    """
+    raise _failed(_run(), text)
 
 
 def site_directory() -> str:
@@ -180,8 +223,12 @@ def begin(
         "balancers": prediction.balanced_by(resolver),
         "entries": prediction.entries(resolver),
         "fates": reality.Fates(resolver),
+        "verb": verb,
+        "services": services,
+        "release": str(resolver.value("openstack_release")) if "openstack_release" in resolver.settings else "",
     }
     wanted = found.wanted
+    run["hosts"] = list(wanted)
     _fire("begun", {"run": record.id, "verb": verb, "steps": [_short(step) for step in steps], "hosts": list(wanted)})
     started = time.time()
     answers = _ask(list(wanted), "test.ping", timeout=patience(len(wanted)))
@@ -199,11 +246,15 @@ def begin(
     if digest := freshness.stale(directory, records_root()):
         _ask(present, "saltutil.refresh_pillar", wait=True)
         freshness.mark(records_root(), digest)
-    surveys = {h: s["ret"] for h, s in _ask(present, "kolla_node.survey", sls=told(wanted), containers=True).items()}
+    more = {"verb": verb} if verb == UPGRADE else {}
+    answers = _ask(present, "kolla_node.survey", sls=told(wanted), containers=True, **more)
+    surveys = {host: said["ret"] for host, said in answers.items()}
     run["seconds"]["dry run"] = round(time.time() - started, 3)
     progress.unknown |= set(present) - set(surveys)
     if problems := outcome.scrub(prediction.problems(surveys, __version__), run["secrets"]):
         raise _failed(run, "the dry run failed, nothing was changed:\n  " + "\n  ".join(problems))
+    if verb not in {UPGRADE, "rollback"} and (why := upgrade.refusal(verb, upgrade.overview(_releases(surveys)))):
+        raise _failed(run, why)
     run["fates"].before = {host: said.pop("containers", {}) for host, said in surveys.items()}
     found.learn(surveys, every)
     run["predicted"] = predicted = found.predicted
@@ -250,6 +301,11 @@ def _asked(what: str) -> list[str]:
     """Return names that the orchestration was given."""
     said = (__pillar__.get("kolla_run") or {}).get(what) or []
     return [name.strip() for name in said.split(",")] if isinstance(said, str) else list(said)
+
+
+def _releases(surveys: dict[str, Any]) -> dict[str, Any]:
+    """Return what each host said of the releases that it runs."""
+    return {host: said.get("releases") or {} for host, said in surveys.items()}
 
 
 def _expected(file: str) -> dict[str, Any]:
@@ -351,7 +407,10 @@ def apply(step: dict[str, Any]) -> dict[str, Any]:
     """
     run = _run()
     progress: Progress = run["progress"]
-    todo, left_out = progress.targets(step)
+    own = step["role"] in upgrade.ROLES
+    todo, left_out = (dict.fromkeys(step["minions"], step["sls"]), {}) if own else progress.targets(step)
+    if own and step["services"][0] not in run.get(step["role"], ()):
+        todo = {}
     started = time.time()
     hosts: dict[str, Any] = {}
     returns: dict[str, Any] = {}
@@ -361,10 +420,13 @@ def apply(step: dict[str, Any]) -> dict[str, Any]:
     if todo and run.get("watcher"):
         run["watcher"].ready()
     waits: list[dict[str, Any]] = []
-    for batch in progress.batches(todo):
+    if own and todo:
+        hosts = __salt__[f"kolla_upgrade.{step['role']}"](step)
+    for batch in [] if own else progress.batches(todo):
         jobs = progress.going_on({host: todo[host] for host in batch}, earlier, left_out)
         begun = time.time()
-        out = _take_out(run, jobs)
+        # What comes last restarts nothing.
+        out = _take_out(run, jobs) if step["role"] != "finish" else {}
         sent = time.time()
         applied, answers = _apply_on(run, step, jobs)
         for said in applied.values():
@@ -406,7 +468,7 @@ def _apply_on(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Do ``jobs`` (hosts, sls) at once: host -> what came of it, and host -> the return itself."""
     progress: Progress = run["progress"]
-    mark = {"id": step["id"], "wave": step["wave"], "role": step["role"], "run": run["record"].id}
+    mark = {"id": step["id"], "wave": step["wave"], "role": step["role"], "run": run["record"].id, "verb": run["verb"]}
     opts, test = _master_opts(), bool(__opts__.get("test"))
     sent, arrived = time.time(), {}
 
@@ -646,7 +708,7 @@ def _failed(run: dict[str, Any], text: str) -> CommandExecutionError:
 
 
 def _short(step: dict[str, Any]) -> dict[str, Any]:
-    return {key: step[key] for key in ("id", "wave", "role", "services", "minions", "sls") if key in step}
+    return {key: step[key] for key in ("id", "wave", "role", "services", "minions", "sls", "phases") if key in step}
 
 
 def _coarse(report: dict[str, Any]) -> dict[str, Any]:
