@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from kolla_salt import haproxy, outcome
+from kolla_salt import haproxy, outcome, upgrade
 from kolla_salt.steps import (
     Disturbed,
     Only,
@@ -272,6 +272,10 @@ def taken_out(
     }
 
 
+#: Roles of steps that apply no states.
+_ROLES_OF_THEIR_OWN = upgrade.ROLES
+
+
 def order(found: Forecast, answering: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
     """Return what a run does, in order, if nothing fails.
 
@@ -284,6 +288,11 @@ def order(found: Forecast, answering: Mapping[str, Sequence[Mapping[str, Any]]])
     doing = {host: acts(report["states"]) for host, report in found.reports.items()}
     for step in found.steps:
         todo, left_out = found.progress.targets(step)
+        if step["role"] in _ROLES_OF_THEIR_OWN and todo:
+            alone = [{"hosts": list(step["minions"]), "containers": {}, "out": []}]
+            shown = {key: step[key] for key in ("wave", "role", "services")}
+            result.append({**shown, "batches": alone, "left_out": {}})
+            continue
         if not todo and not left_out:
             continue
         batches = []
