@@ -17,6 +17,8 @@ from kolla_salt.steps import patience
 
 #: Kinds of findings that the dry run reports under its own name in `drift`.
 _PREDICTED = {"files", "containers", "databases", "catalogue", "host"}
+#: Where a command will name a host.
+_LIMIT = " --limit HOST"
 
 
 def add_parser(subparsers: Any) -> None:
@@ -152,15 +154,14 @@ def _lines(items: Sequence[drift.Finding]) -> list[str]:
     by_text: dict[tuple[str, ...], list[str]] = {}
     for item in items:
         host = item["host"]
-        # What is to be done names the host; alike hosts are shown as one.
-        mend = item["mend"].replace(f"--limit {host}", "--limit HOST") if host else item["mend"]
+        # What is to be done names the host; several with the same are mended together.
+        mend = item["mend"].replace(f" --limit {host}", _LIMIT) if host else item["mend"]
         key = (item["kind"], item["name"], item["found"], item["expected"], item["winner"], mend)
         by_text.setdefault(key, []).append(host)
     lines = []
     for (kind, name, found, expected, winner, mend), hosts in by_text.items():
         where = view.some([host for host in hosts if host])
-        if len(hosts) == 1:
-            mend = mend.replace("--limit HOST", f"--limit {hosts[0]}")
+        mend = mend.replace(_LIMIT, f" --limit {hosts[0]}" if len(hosts) == 1 else "")
         lines.append(f"{where + ': ' if where else ''}{kind}: {name}: found {found}; expected {expected}")
         lines.append(f"    {drift.WINNERS[winner]}: {mend}")
     return lines
