@@ -17,6 +17,8 @@ _TOP = 44
 _ROWS = 3
 #: States that a bar shows and names.
 _STATES = 14
+#: Seconds between two marks on the axis.
+_UNITS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600)
 #: States that are numbered because they took longest.
 _RANKED = 5
 
@@ -83,14 +85,9 @@ def ticks(seconds: float, about: int = 8) -> list[tuple[float, str]]:
     """Return moments of a run of ``seconds`` that are marked on the axis, with what is written there."""
     if seconds <= 0:
         return [(0.0, "0 s")]
-    size = next(
-        (
-            unit
-            for unit in (0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800)
-            if seconds / unit <= about
-        ),
-        3600.0,
-    )
+    size = next((unit for unit in _UNITS if seconds / unit <= about), float(_UNITS[-1]))
+    while seconds / size > about:
+        size *= 2
     count = int(seconds / size + 1e-9)
     return [(number * size, _moment(number * size, size)) for number in range(count + 1)]
 
