@@ -75,7 +75,7 @@ GROUPS: tuple[tuple[str, tuple[Verb, ...]], ...] = (
                 "kolla_salt.cli.look",
                 "check the site, and the written configuration in the containers",
             ),
-            Verb("runs", "kolla_salt.cli.history", "list past runs, show one"),
+            Verb("runs", "kolla_salt.cli.history", "past runs: list, show one, compare two, report as HTML"),
         ),
     ),
     ("trying it out", (Verb("sandbox", "kolla_salt.sandbox.cli", "a cloud of one to several nodes on this machine"),)),
