@@ -104,7 +104,8 @@
     plot.addEventListener("focusin", (event) => {
       const bar = event.target.closest("[data-bar]");
       if (!bar) return;
-      const box = bar.getBoundingClientRect();
+      // The box of the whole would reach as far as its text, which is cut off.
+      const box = bar.querySelector(".body").getBoundingClientRect();
       tell(bar, box.left + Math.min(box.width / 2, 60), box.bottom - 12);
     });
     plot.addEventListener("focusout", hide);

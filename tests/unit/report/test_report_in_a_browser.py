@@ -149,7 +149,7 @@ def test_pointing_at_a_bar_tells_of_its_states(browser, show):
     from selenium.webdriver.support.ui import WebDriverWait
 
     show("good")
-    bar = browser.find_elements("css selector", "#plot [data-bar]")[0]
+    bar = browser.find_elements("css selector", "#plot [data-bar] .body")[0]
     browser.execute_script("document.getElementById('timeline').scrollIntoView()")
     tip = browser.find_element("id", "tip")
 
