@@ -90,10 +90,19 @@ def container_action(state: Mapping[str, Any]) -> tuple[str, str]:
 
 @dataclass(frozen=True)
 class Act:
-    """What is done to one container: ``done`` is a word of kolla_container (created, restarted, reloaded, ...)."""
+    """What is done to one container.
+
+    Attributes:
+        sls: of the state that does it.
+        done: a word of kolla_container: created, restarted, reloaded, ...
+        container: its name, if it is another than the state's ID.
+        late: whether it comes in a step of its own, when all hosts are done.
+    """
 
     sls: str
     done: str
+    container: str = ""
+    late: bool = False
 
 
 def act(change: Mapping[str, Any]) -> Act | None:
@@ -107,11 +116,13 @@ def act(change: Mapping[str, Any]) -> Act | None:
     if function in {"absent", "stopped", "ran"}:
         return Act(sls, {"absent": "removed", "stopped": "stopped", "ran": "run"}[function])
     done = state.get("new") if isinstance(state, Mapping) else None
+    if function == "renewed" and done:
+        return Act(sls, str(done), str(change["id"]).removesuffix(" again"), True)
     return Act(sls, str(done)) if done else None
 
 
 def acts(changes: Iterable[Mapping[str, Any]]) -> dict[str, Act]:
-    """Return container -> what is done to it on one host.
+    """Return the ID of a state, which mostly is a container's name -> what it does to a container of one host.
 
     Args:
         changes: ``id``, ``sls``, ``function`` and ``changes`` of states.
@@ -299,7 +310,11 @@ def order(found: Forecast, answering: Mapping[str, Sequence[Mapping[str, Any]]])
         for hosts in found.progress.batches(todo):
             jobs = [([host], todo[host]) for host in hosts]
             done = {
-                host: {name: item.done for name, item in doing.get(host, {}).items() if item.sls in todo[host]}
+                host: {
+                    item.container or name: item.done
+                    for name, item in doing.get(host, {}).items()
+                    if item.sls in todo[host] and item.late == (step["role"] == "again")
+                }
                 for host in hosts
             }
             batches.append(

@@ -51,8 +51,8 @@ class Deviation:
     found: str = ""
 
     def as_dict(self) -> dict[str, Any]:
-        """Return plain data for JSON."""
-        return asdict(self)
+        """Return plain data for JSON; ``text`` is all of it in words."""
+        return asdict(self) | {"text": self.sentence()}
 
     def sentence(self) -> str:
         """Return it in the words shown to the operator."""
@@ -232,5 +232,13 @@ class Fates:
         }
         return [
             *of_states(self.predicted, self.done, settled),
-            *of_engine(self.before, after, self.done, self.held, excused, deaths),
+            *of_engine(self.before, after, self._by_container(), self.held, excused, deaths),
         ]
+
+    def _by_container(self) -> dict[str, dict[str, list[Act]]]:
+        found: dict[str, dict[str, list[Act]]] = {}
+        for host, ids in self.done.items():
+            for name, items in ids.items():
+                for item in items:
+                    found.setdefault(host, {}).setdefault(item.container or name, []).append(item)
+        return found

@@ -14,6 +14,7 @@ See who answers and what is to be done:
     - verb: upgrade
     - run_id: {{ run.id | default('') | tojson }}
     - every: false
+    - expect: {{ run.expect | default('') | tojson }}
     - steps: {{ steps | tojson }}
 
 Fetch the images that are missing:

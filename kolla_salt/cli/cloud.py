@@ -163,7 +163,7 @@ def deviating(header: Mapping[str, Any]) -> list[str]:
     if not found:
         return []
     title = f"{view.plural(len(found), 'container')} fared otherwise than predicted, which is a defect:"
-    return [title, *(f"  {item['host']}: {item['container']} {item['said']}" for item in found)]
+    return [title, *(f"  {item['text']}" for item in found)]
 
 
 def first_failure(steps: list[dict[str, Any]]) -> outcome.Failure | None:

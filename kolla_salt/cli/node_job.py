@@ -13,7 +13,7 @@ from typing import Any
 
 from kolla_salt import __version__, neutron, nodes, nova, outcome, progress, runs
 from kolla_salt.cli import view
-from kolla_salt.cli.cloud import first_failure, orchestration_error
+from kolla_salt.cli.cloud import deviating, first_failure, orchestration_error
 from kolla_salt.cli.errors import CliError
 from kolla_salt.cli.look import Cloud
 from kolla_salt.cli.master import Master
@@ -41,6 +41,7 @@ class Job:
     done: list[dict[str, Any]] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     record: runs.Run | None = None
+    deviations: list[dict[str, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.host: str = self.args.host
@@ -205,25 +206,27 @@ class Job:
     def finish(self, text: str, **more: Any) -> int:
         """Close the record, print how it ended, return the exit status."""
         seconds = round(time.monotonic() - self.began, 1)
-        ok = not self.problems
+        ok = not self.problems and not self.deviations
         if self.record is not None:
             header = self.record.header()
             unknown = header.get("unknown") or []
-            result = "ok" if ok else "incomplete" if unknown else "failed"
-            error = {} if ok else {"error": "\n".join(self.problems)}
+            result = "ok" if ok else "deviated" if not self.problems else "incomplete" if unknown else "failed"
+            error = {"error": "\n".join(self.problems)} if self.problems else {}
             self.record.close(result, node=self.host, seconds=seconds, **error)
         if self.args.json:
             document = {"ok": ok, "host": self.host, "done": self.done, "problems": self.problems, "seconds": seconds}
+            document["deviations"] = self.deviations
             print(
                 json.dumps({**document, "run": self.record.id if self.record else None, **more}, indent=1, default=str)
             )
             return 0 if ok else 1
-        for problem in self.problems:
-            print(problem)
+        for line in [*self.problems, *deviating({"deviations": self.deviations})]:
+            print(line)
         if text:
             print(text)
         where = f"; record: kolla-salt runs show {self.record.id}" if self.record else ""
-        print(f"node {self.args.node_command} {self.host} {'done' if ok else 'INCOMPLETE'}: {seconds:.1f} s{where}")
+        ending = "INCOMPLETE" if self.problems else "done, but DEVIATED" if self.deviations else "done"
+        print(f"node {self.args.node_command} {self.host} {ending}: {seconds:.1f} s{where}")
         return 0 if ok else 1
 
     def _plan(self, tasks: Sequence[Task], nothing: str, more: Mapping[str, Any]) -> int:
@@ -276,6 +279,7 @@ class Job:
                 f"{host} did not answer: what it has to know of {self.host} it does not know yet. When it is back: "
                 "kolla-salt deploy"
             )
+        self.deviations += header.get("deviations") or []
         deployed = [step for step in steps if step.get("role") != "node"]
         changed = sum(len(said["changed"]) for step in deployed for said in step["hosts"].values())
         touched = sorted({host for step in deployed for host, said in step["hosts"].items() if said["changed"]})

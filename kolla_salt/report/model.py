@@ -20,6 +20,7 @@ _VERDICTS = {
     "ok": ("Done", "good"),
     "failed": ("Failed", "bad"),
     "incomplete": ("Incomplete", "warn"),
+    "deviated": ("Deviated", "bad"),
     "interrupted": ("Interrupted", "warn"),
     "running": ("Still running", "warn"),
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kolla_salt import reality
+from kolla_salt.context import Resolver
 from kolla_salt.prediction import Act
 
 
@@ -118,9 +119,21 @@ class Change:
         self.changes = {"state": {"old": "running", "new": done}}
 
 
-def test_a_run_is_judged_by_both_witnesses(decls, site_data, tmp_path):
-    from kolla_salt.context import Resolver
+def test_a_second_start_of_its_own_step_is_the_same_containers(decls, site_data, tmp_path):
+    fates = reality.Fates(Resolver(decls, site_data, "ctl1", cache=tmp_path))
+    fates.before = {"ctl1": {"web_api": container()}}
+    first = {"id": "web_api", "sls": "web", "function": "kolla_container.running"}
+    again = {"id": "web_api again", "sls": "web", "function": "kolla_container.renewed"}
+    words = (first, "recreated"), (again, "restarted")
+    states = [state | {"changes": {"state": {"old": "running", "new": word}}} for state, word in words]
+    fates.predict({"ctl1": {"states": states, "failed": []}})
+    fates.see("ctl1", ["web"], [Change("web_api", "kolla_container.running", "recreated")])
+    fates.see("ctl1", ["web"], [Change("web_api again", "kolla_container.renewed", "restarted")])
+    assert fates.deviations({"ctl1": {"web_api": container(2, LATER)}}, set(), set()) == []
+    assert len(fates.deviations({"ctl1": {"web_api": container(2, LATER, restarts=1)}}, set(), set())) == 1
 
+
+def test_a_run_is_judged_by_both_witnesses(decls, site_data, tmp_path):
     fates = reality.Fates(Resolver(decls, site_data, "ctl1", cache=tmp_path))
     names = [name for name, service in fates.owner.items() if service == "web"]
     assert names
