@@ -7,7 +7,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help sandbox test test-unit test-ha chaos lint clean-sandbox venv benchmarks
+.PHONY: help sandbox test test-unit test-ha test-upgrade chaos lint clean-sandbox venv benchmarks
 
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile | head -3
@@ -30,7 +30,7 @@ lint: venv
 	$(BIN)/salt-lint orch/*.sls $$(find salt -name '*.sls' -not -path 'salt/orch/*')
 
 test-unit: venv
-	$(BIN)/pytest -q -m "not engine and not cloud and not ha"
+	$(BIN)/pytest -q -m "not engine and not cloud and not ha and not upgrade"
 
 test: venv
 	bash scripts/test.sh
@@ -41,6 +41,10 @@ benchmarks: venv
 # One of each failure on a sandbox of three controllers; ARGS goes to pytest, e.g. ARGS='-k partition'.
 test-ha: venv
 	bash scripts/test-ha.sh $(ARGS)
+
+# A real upgrade and the way back, in a sandbox that is made for it; e.g. OLD=2025.1 NODES=4.
+test-upgrade: venv
+	bash scripts/test-upgrade.sh $(ARGS)
 
 # The same failures again and again, into benchmarks/results/ha.*; e.g. ARGS='--only databases --times 20'.
 chaos: venv

@@ -124,16 +124,20 @@ def unfinished(headers: Sequence[Mapping[str, Any]], to: str) -> list[Mapping[st
         headers: of all run records, oldest first.
         to: a release.
     """
-    found = []
+    found: list[Mapping[str, Any]] = []
+    back: set[str] = set()
     for header in reversed(headers):
         if header.get("verb") == "rollback" and header.get("result") == "ok":
-            break
+            if header.get("of"):
+                break
+            back |= set(header.get("services") or ())
         if header.get("verb") != "upgrade":
             continue
         if header.get("result") == "ok" or header.get("to") != to:
             break
         if header.get("result") != "running":
-            found.append(header)
+            begun = {name: phase for name, phase in (header.get("begun") or {}).items() if name not in back}
+            found.append({**header, "begun": begun})
     return found
 
 

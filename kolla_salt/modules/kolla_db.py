@@ -386,6 +386,31 @@ def snapshot(run: str, service: str) -> dict[str, Any]:
     return about
 
 
+def take_over(run: str, service: str, of: str) -> dict[str, Any]:
+    """Let the snapshot of an earlier run be that of ``run`` too, which goes on with it.
+
+    :param run: the run that goes on
+    :param service: whose schemas
+    :param of: the run that took the snapshot
+    :returns: as :func:`snapshot`
+    :raises CommandExecutionError: there is no such snapshot here
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt node1 kolla_db.take_over 20261101-111500-upgrade glance 20261101-101500-upgrade
+    """
+    with _errors():
+        old, path = snapshots.folder(of, service), snapshots.folder(run, service)
+        about = {**snapshots.read(old), "run": run, "path": str(path)}
+    path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    (path / snapshots.FILE).unlink(missing_ok=True)
+    os.link(old / snapshots.FILE, path / snapshots.FILE)
+    write_atomically(path / snapshots.ABOUT, json.dumps(about, indent=1).encode())
+    return about
+
+
 def restore(run: str, service: str) -> dict[str, Any]:
     """Drop a service's schemas and make them anew as they were in a snapshot of this host.
 

@@ -129,13 +129,15 @@ def snapshot(step: dict[str, Any]) -> dict[str, Any]:
     """
     run, service, began = _run(), step["services"][0], time.time()
     host, record = step["minions"][0], run["record"]
-    taken = upgrade.inherited(run["earlier"], service)
-    if not taken:
-        answer = __salt__["kolla_run.ask"]([host], "kolla_db.snapshot", run=record.id, service=service).get(host)
-        if not isinstance(answer, dict):
-            why = outcome.last_words(str(answer)) if answer else "no answer"
-            return _outcome([host], began, f"snapshot of {service}", {host: why})
-        taken = answer
+    earlier = upgrade.inherited(run["earlier"], service)
+    if earlier:
+        host, function, more = earlier["host"], "kolla_db.take_over", {"of": earlier["run"]}
+    else:
+        function, more = "kolla_db.snapshot", {}
+    taken = __salt__["kolla_run.ask"]([host], function, run=record.id, service=service, **more).get(host)
+    if not isinstance(taken, dict):
+        why = outcome.last_words(str(taken)) if taken else "no answer"
+        return _outcome([host], began, f"snapshot of {service}", {host: why})
     record.update(snapshots={**(record.header().get("snapshots") or {}), service: taken})
     said = f"{taken['bytes'] / 2**20:.1f} MiB in {taken['path']}"
     return _outcome([host], began, f"snapshot of {service}", {}, {"snapshot": {"old": None, "new": said}})

@@ -438,3 +438,17 @@ def test_snapshots_of_a_run_are_forgotten(saved):
     assert module.forget_snapshots(RUN) == ["image"]
     assert not Path(taken["path"]).exists()
     assert module.forget_snapshots(RUN) == []
+
+
+def test_a_run_that_goes_on_takes_over_the_snapshot_of_the_one_before(saved, server):
+    taken = module.snapshot(RUN, "image")
+    server.root("DROP TABLE image_api.images")
+    later = RUN.replace("101500", "111500")
+    got = module.take_over(later, "image", RUN)
+    assert (got["taken"], got["bytes"], got["run"]) == (taken["taken"], taken["bytes"], later)
+    assert module.take_over(later, "image", RUN) == got
+    module.forget_snapshots(RUN)
+    module.restore(later, "image")
+    assert len(server.root("SELECT * FROM image_api.images")) == 2
+    with pytest.raises(CommandExecutionError, match="there is no snapshot"):
+        module.take_over(later, "image", "20260101-000000-upgrade")
