@@ -45,6 +45,8 @@ def config(paths: Paths) -> dict[str, Any]:
         "ext_pillar": [{"kolla": str(paths.site)}],
         # Records of runs go when the sandbox goes.
         "kolla_runs": str(paths.state / "runs"),
+        # Starts again what has stopped by itself, as soon as the site says `drift_heal: true`.
+        "reactor": [{"kolla/drift/*": ["salt://orch/heal.sls"]}],
         # All nodes and the master share this machine's processors: an answer may take a while.
         "timeout": 10, "gather_job_timeout": 20,
         "keep_jobs_seconds": 86400,
