@@ -64,6 +64,24 @@ def of_states(
     return [_of_state(host, state, stopped or {}) for state in states]
 
 
+def differing(states: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return the states of a dry run in which something differs.
+
+    A container that its engine started again, as after a power cut, runs with what is declared; that a run would write
+    this down ("adopted") is no difference.
+    """
+
+    def noted(state: Mapping[str, Any]) -> bool:
+        changes = state["changes"]
+        return (
+            state["function"].startswith("kolla_container.")
+            and set(changes) == {"state"}
+            and changes["state"].get("new") == "adopted"
+        )
+
+    return [state for state in states if not noted(state)]
+
+
 def _of_state(host: str, state: Mapping[str, Any], stopped: Mapping[str, str]) -> Finding:
     module, _, function = state["function"].partition(".")
     kind = KINDS.get(module, "host")

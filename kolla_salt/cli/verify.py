@@ -134,7 +134,8 @@ def _readable(answers: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
                 "install the same version on both"
             )
         else:
-            reports[host] = said
+            survey = {**said["survey"], "states": drift.differing(said["survey"]["states"])}
+            reports[host] = {**said, "survey": survey}
     return reports, problems
 
 

@@ -136,6 +136,8 @@ def globals_for(count: int, release: str) -> dict[str, Any]:
         **({"default_container_healthcheck_interval": 120} if several else {}),
         **({f"{name}_dimensions": {"cpu_shares": 8192} for name in first} if several else {}),
         "openstack_service_workers": 1 if count > 2 else 2,
+        # It waits for answers over the queue: one process serves nobody while the engine that it asked is dead.
+        **({"heat_api_workers": 2} if count > 2 else {}),
         "openstack_service_rpc_workers": 1,
         "keepalived_virtual_router_id": "51",
         # A small machine: little memory and log for the database; a health check that costs CPU seconds, less often.

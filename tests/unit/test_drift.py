@@ -53,6 +53,14 @@ def test_a_container_that_somebody_stopped_is_left_to_a_person():
     assert "if it is to run again: kolla-salt deploy glance" in item["mend"]
 
 
+def test_a_container_that_its_engine_started_again_is_as_declared():
+    noted = state("kolla_container.running", {"state": {"old": "running", "new": "adopted"}})
+    other = state(
+        "kolla_container.running", {"state": {"old": "running", "new": "adopted"}, "image": {"old": 1, "new": 2}}
+    )
+    assert drift.differing([noted, other]) == [other]
+
+
 def test_accounts_that_are_missing_or_other_are_set_right():
     lacks = one("kolla_db.database_present", {"schema": {"old": None, "new": "glance"}})
     other = one("kolla_keystone.registered", {"endpoint image public R": {"old": "http://a", "new": "http://b"}})
