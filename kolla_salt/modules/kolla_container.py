@@ -2054,7 +2054,11 @@ def snapshot(since: float | None = None) -> dict[str, dict[str, Any]]:
 def _deaths(engine: Engine, since: float) -> dict[str, list[dict[str, Any]]]:
     """Return the ends of containers' processes of which the engine still knows."""
     found: dict[str, list[dict[str, Any]]] = {}
-    for event in engine.events(since, ["die"]):
+    try:
+        events = engine.events(since, ["die"])
+    except EngineError:
+        return {}  # it only explains
+    for event in events:
         attributes = (event.get("Actor") or {}).get("Attributes") or {}
         code = attributes.get("exitCode", attributes.get("containerExitCode"))
         found.setdefault(str(attributes.get("name")), []).append({"at": event.get("time"), "exit": code})

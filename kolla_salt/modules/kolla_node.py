@@ -63,7 +63,7 @@ def survey(sls: Any, images: bool = True, containers: bool = False, verb: str = 
     :returns: ``version``; ``states``: what would change (``id``, ``sls``, ``function``, ``changes`` without secrets,
         ``fingerprint``: tells this change from any other, see :mod:`kolla_salt.expectation`); ``failed``: states that
         could not be predicted; ``errors``: why nothing could be rendered at all; ``total``; ``missing_images``;
-        ``containers`` as :func:`kolla_container.snapshot` returns it; ``releases``: as of
+        ``containers`` as :func:`kolla_container.snapshot` returns it, if there is an engine; ``releases``: as of
         :py:func:`kolla_release.survey`.
 
     CLI Example:
@@ -125,8 +125,8 @@ def survey(sls: Any, images: bool = True, containers: bool = False, verb: str = 
     if images:
         report["missing_images"] = missing_images()
         report["releases"] = __salt__["kolla_release.survey"]()
-    if containers:
-        report["containers"] = snapshot()
+    if containers and (there := _snapshot()) is not None:
+        report["containers"] = there
     return report
 
 
@@ -144,28 +144,18 @@ def _unmasked(change: outcome.Change, name: str) -> list[bytes]:
         return [b""]
 
 
+def _snapshot() -> dict[str, Any] | None:
+    try:
+        return __salt__["kolla_container.snapshot"]()
+    except CommandExecutionError:
+        return None  # no engine yet
+
+
 def _containers() -> list[dict[str, Any]]:
     try:
         return __salt__["kolla_container.list"]()
     except CommandExecutionError:
         return []  # no engine yet, so there are none
-
-
-def snapshot(since: float | None = None) -> dict[str, Any]:
-    """Return what tells of each container of this host whether it is still the same; none where there is no engine yet.
-
-    :param since: as of :func:`kolla_container.snapshot`.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' kolla_node.snapshot
-    """
-    try:
-        return __salt__["kolla_container.snapshot"](since=since)
-    except CommandExecutionError:
-        return {}
 
 
 def missing_images() -> list[str]:

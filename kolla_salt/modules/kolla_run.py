@@ -255,7 +255,7 @@ def begin(
         raise _failed(run, "the dry run failed, nothing was changed:\n  " + "\n  ".join(problems))
     if verb not in {UPGRADE, "rollback"} and (why := upgrade.refusal(verb, upgrade.overview(_releases(surveys)))):
         raise _failed(run, why)
-    run["fates"].before = {host: said.pop("containers", {}) for host, said in surveys.items()}
+    run["fates"].before = {host: said.pop("containers") for host, said in surveys.items() if "containers" in said}
     found.learn(surveys, every)
     run["predicted"] = predicted = found.predicted
     run["images"] = {host: said["missing_images"] for host, said in surveys.items()}
@@ -684,7 +684,7 @@ def _deviations(run: dict[str, Any]) -> list[reality.Deviation]:
     if __opts__.get("test") or not (run.get("touches") or fates.done):
         return []
     hosts = [host for host in fates.before if host not in run["progress"].unknown]
-    answers = _ask(hosts, "kolla_node.snapshot", since=run["started"])
+    answers = _ask(hosts, "kolla_container.snapshot", since=run["started"])
     after = {host: said["ret"] for host, said in answers.items() if isinstance(said["ret"], dict)}
     run["record"].write_containers({"before": fates.before, "after": after})
     return fates.deviations(after, run["progress"].failed, run["progress"].unknown)
