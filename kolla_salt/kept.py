@@ -319,6 +319,8 @@ def restore(folder: Folder) -> list[str]:
         if path.is_dir() and not path.is_symlink() and (source.is_symlink() or not source.is_dir()):
             shutil.rmtree(path)
         if source.is_dir() and not source.is_symlink():
+            if not path.is_dir() or path.is_symlink():
+                path.unlink(missing_ok=True)
             _like(path, source)
             continue
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -371,6 +373,8 @@ def _levels(path: Path) -> list[Path]:
 
 
 def _remove(path: Path) -> None:
+    if not os.path.lexists(path):
+        return
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:

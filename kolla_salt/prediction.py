@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from kolla_salt import haproxy, outcome, upgrade
+from kolla_salt import haproxy, outcome, rollback, upgrade
 from kolla_salt.steps import (
     Disturbed,
     Only,
@@ -108,7 +108,7 @@ class Act:
 def act(change: Mapping[str, Any]) -> Act | None:
     """Return what a predicted or real change of a state means for a container, None if it is about none."""
     module, _, function = str(change["function"]).partition(".")
-    if module != "kolla_container":
+    if module != "kolla_container" and change["function"] not in {"kolla_kept.returned", "kolla_kept.reread"}:
         return None
     changes = change.get("changes") or {}
     state = changes.get("state")
@@ -284,7 +284,7 @@ def taken_out(
 
 
 #: Roles of steps that apply no states.
-_ROLES_OF_THEIR_OWN = upgrade.ROLES
+_ROLES_OF_THEIR_OWN = (*upgrade.ROLES, *rollback.ROLES)
 
 
 def order(found: Forecast, answering: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:

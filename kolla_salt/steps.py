@@ -125,6 +125,9 @@ def matters_to_others(change: Mapping[str, Any]) -> bool:
 #: must not reach the next host.
 _DISTURBING = {"recreated", "restarted", "reloaded", "removed"}
 
+#: Functions whose changes say in ``state`` what is done to a container.
+_RUNNING = {"kolla_container.running", "kolla_container.renewed", "kolla_kept.returned", "kolla_kept.reread"}
+
 #: host -> container -> what the dry run says will be done to it
 Disturbed = Mapping[str, Mapping[str, str]]
 
@@ -152,7 +155,7 @@ def disturbed(changes: Iterable[Mapping[str, Any]]) -> dict[str, str]:
     for change in changes:
         if change["function"] == "kolla_container.absent":
             action = "removed" if (change["changes"].get("state") or {}).get("old") == "running" else ""
-        elif change["function"] in {"kolla_container.running", "kolla_container.renewed"}:
+        elif change["function"] in _RUNNING:
             action = str((change["changes"].get("state") or {}).get("new"))
         else:
             continue

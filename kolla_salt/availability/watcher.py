@@ -37,7 +37,8 @@ def touches_containers(surveys: Iterable[Mapping[str, Any]]) -> bool:
         surveys: what the dry run says of each host. A state that cannot be predicted may touch anything.
     """
     return any(
-        survey["failed"] or any(state["function"].startswith("kolla_container.") for state in survey["states"])
+        survey["failed"]
+        or any(state["function"].startswith(("kolla_container.", "kolla_kept.")) for state in survey["states"])
         for survey in surveys
     )
 

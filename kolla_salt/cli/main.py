@@ -53,6 +53,7 @@ GROUPS: tuple[tuple[str, tuple[Verb, ...]], ...] = (
             Verb("apply", "kolla_salt.cli.plan", "do exactly what a plan says, or refuse if the world has moved since"),
             Verb("reconfigure", "kolla_salt.cli.cloud", "the same as deploy, by the name Kolla-Ansible gives it"),
             Verb("upgrade", "kolla_salt.cli.upgrade", "change the release, service by service, with a way back"),
+            Verb("rollback", "kolla_salt.cli.rollback", "return the cloud to what it was before a run"),
             Verb("genconfig", "kolla_salt.cli.cloud", "write configuration files only, restart nothing"),
             Verb("post-deploy", "kolla_salt.cli.after", "write clouds.yaml and admin-openrc.sh"),
             Verb("mariadb-recovery", "kolla_salt.cli.recovery", "start a stopped database cluster from its best data"),

@@ -767,7 +767,8 @@ def take_back_diff(name: str, run: str) -> _container.Changes:
     state = _container.state_of(present) if present else "absent"
     if old and not entry.replaces:
         return {"state": {"old": state, "new": "updated"}, "settings": {"old": None, "new": sorted(old["settings"])}}
-    changes: _container.Changes = {"state": {"old": state, "new": "returned" if old else "removed"}}
+    done = ("recreated" if present else "created") if old else "removed"
+    changes: _container.Changes = {"state": {"old": state, "new": done}}
     changes["image"] = {
         "old": _image_name(present["Config"]["Image"], {"Id": present["Image"]}) if present else None,
         "new": _image_name(old["image"], {"Id": old["image_id"]}) if old else None,
@@ -784,7 +785,7 @@ def take_back(name: str, run: str, declared: dict[str, Any] | None = None) -> di
     :param name: the container
     :param run: id of the run
     :param declared: its specification today, for what is not known of how the old one was started
-    :returns: ``action`` (``returned``, ``removed``, ``updated`` or ``None``), ``comment``, ``seconds``
+    :returns: ``action`` (``recreated``, ``created``, ``removed``, ``updated`` or ``None``), ``comment``, ``seconds``
     :raises CommandExecutionError: what was there before is gone, must not be stopped, or does not come up
 
     CLI Example:
@@ -811,7 +812,8 @@ def take_back(name: str, run: str, declared: dict[str, Any] | None = None) -> di
             f"taking back {run} for container {name}: {error.strerror} ({error.filename}); give the same command again"
         ) from error
     action, seconds = changes["state"]["new"], round(time.monotonic() - began, 2)
-    return {"action": action, "comment": f"{name} {action} in {seconds:.1f} s", "seconds": seconds}
+    comment = f"{name} is what it was before {run}: {action} in {seconds:.1f} s"
+    return {"action": action, "comment": comment, "seconds": seconds}
 
 
 def _change_back(engine: Engine, entry: kept.Entry) -> None:

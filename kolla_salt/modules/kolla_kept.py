@@ -104,11 +104,12 @@ def list_() -> dict[str, dict[str, Any]]:
     }
 
 
-def survey(sls: Any, run: str, services: list[str] | None = None) -> dict[str, Any]:
+def survey(sls: Any, run: str, containers: bool = False) -> dict[str, Any]:
     """Return what taking back a run would do on this host; nothing is touched.
 
     :param sls: services (list), or what :func:`kolla_salt.steps.told` makes of those of several hosts
     :param run: id of the run
+    :param containers: also which containers run here
     :returns: as :py:func:`kolla_node.survey`, with ``kept`` (service -> ``containers``, ``folders``, ``steps``: names)
         and ``later`` (run -> services): runs that have changed the same things since
 
@@ -133,6 +134,8 @@ def survey(sls: Any, run: str, services: list[str] | None = None) -> dict[str, A
         "kept": {s: {kind: sorted(items) for kind, items in parts.items()} for s, parts in found.items()},
         "later": _later(run, found),
     }
+    if containers:
+        report["containers"] = __salt__["kolla_node.snapshot"]()
     if not isinstance(returned, dict):
         report["errors"] = [str(line) for line in returned] if isinstance(returned, list) else [str(returned)]
         return report

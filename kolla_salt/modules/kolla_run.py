@@ -27,6 +27,7 @@ from kolla_salt import (
     outcome,
     prediction,
     reality,
+    rollback,
     runs,
     upgrade,
 )
@@ -40,6 +41,8 @@ from kolla_salt.steps import Only, Progress, patience, service_of, told
 
 __virtualname__ = "kolla_run"
 _KEY = "kolla_salt.run"
+#: Role of a step that is no ``state.apply`` -> the execution module that does it.
+_OWN = {**dict.fromkeys(upgrade.ROLES, "kolla_upgrade"), **dict.fromkeys(rollback.ROLES, "kolla_rollback")}
 #: How many hosts' states a step returns to the orchestration; the record has all.
 _MOST_SHOWN = 20
 
@@ -151,7 +154,13 @@ def records_root() -> Path:
 
 
 def begin(
-    verb: str, steps: Any, run_id: str = "", every: bool = False, hosts: Any = None, expect: str = ""
+    verb: str,
+    steps: Any,
+    run_id: str = "",
+    every: bool = False,
+    hosts: Any = None,
+    expect: str = "",
+    back: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Begin a run: see who answers, do the dry run, open the record.
 
@@ -162,6 +171,7 @@ def begin(
     :param hosts: restrict the run to these hosts: a list, or host -> list of SLS to which it is restricted there (null:
         all of them).
     :param expect: file of a plan (``kolla-salt plan --out``): refuse unless this run is what was planned.
+    :param back: of a rollback: what the runner ``kolla.back`` returned.
     :returns: ``run``, ``unknown`` (hosts without an answer), ``predicted`` (host -> service -> number of changes).
     :raises CommandExecutionError: no plan, no host answers, versions differ, a host cannot render its states, or the
         run is another one than `expect` says.
@@ -186,6 +196,8 @@ def begin(
     only: Only | None = (dict(hosts) if isinstance(hosts, dict) else dict.fromkeys(hosts)) if hosts else None
     resolver = Resolver(decls, site.as_pillar(), next(iter(site.topology["hosts"])))
     found = prediction.forecast(resolver, steps, only)
+    if back:
+        found = replace(found, progress=rollback.progress(decls, back, limits=found.progress.limits))
     steps, services, progress = found.steps, found.services, found.progress
     if not steps:
         raise CommandExecutionError(
@@ -224,6 +236,7 @@ def begin(
         "entries": prediction.entries(resolver),
         "fates": reality.Fates(resolver),
         "verb": verb,
+        "back": back,
         "services": services,
         "release": str(resolver.value("openstack_release")) if "openstack_release" in resolver.settings else "",
     }
@@ -247,7 +260,9 @@ def begin(
         _ask(present, "saltutil.refresh_pillar", wait=True)
         freshness.mark(records_root(), digest)
     more = {"verb": verb} if verb == UPGRADE else {}
-    answers = _ask(present, "kolla_node.survey", sls=told(wanted), containers=True, **more)
+    look = "kolla_kept.survey" if back else "kolla_node.survey"
+    more |= {"run": back["run"]} if back else {}
+    answers = _ask(present, look, sls=told(wanted), containers=True, **more)
     surveys = {host: said["ret"] for host, said in answers.items()}
     run["seconds"]["dry run"] = round(time.time() - started, 3)
     progress.unknown |= set(present) - set(surveys)
@@ -257,6 +272,9 @@ def begin(
         raise _failed(run, why)
     run["fates"].before = {host: said.pop("containers") for host, said in surveys.items() if "containers" in said}
     found.learn(surveys, every)
+    if back:
+        # Not what the services need that are taken back: nothing is done to it.
+        progress.todo = {name for names in found.predicted.values() for name in names} | set(back["restore"])
     run["predicted"] = predicted = found.predicted
     run["images"] = {host: said["missing_images"] for host, said in surveys.items()}
     shown = outcome.scrub(surveys, run["secrets"])
@@ -407,7 +425,7 @@ def apply(step: dict[str, Any]) -> dict[str, Any]:
     """
     run = _run()
     progress: Progress = run["progress"]
-    own = step["role"] in upgrade.ROLES
+    own = _OWN.get(step["role"])
     todo, left_out = (dict.fromkeys(step["minions"], step["sls"]), {}) if own else progress.targets(step)
     if own and step["services"][0] not in run.get(step["role"], ()):
         todo = {}
@@ -421,7 +439,7 @@ def apply(step: dict[str, Any]) -> dict[str, Any]:
         run["watcher"].ready()
     waits: list[dict[str, Any]] = []
     if own and todo:
-        hosts = __salt__[f"kolla_upgrade.{step['role']}"](step)
+        hosts = __salt__[f"{own}.{step['role']}"](step)
     for batch in [] if own else progress.batches(todo):
         jobs = progress.going_on({host: todo[host] for host in batch}, earlier, left_out)
         begun = time.time()
@@ -475,7 +493,7 @@ def _apply_on(
     def do(job: tuple[list[str], list[str]]) -> dict[str, Any]:
         names, sls = job
         services = list(dict.fromkeys(service_of(name) for name in sls))
-        return _states(opts, names, sls, {"kolla_step": {**mark, "services": services}}, test, arrived)
+        return _states(opts, names, sls, {"kolla_step": {**mark, "services": services}}, test, arrived, run["back"])
 
     answers: dict[str, Any] = {}
     with ThreadPoolExecutor(max_workers=max(1, len(jobs))) as pool:
@@ -624,15 +642,19 @@ def _states(
     pillar: dict[str, Any],
     test: bool,
     arrived: dict[str, float],
+    back: dict[str, Any] | None,
 ) -> dict[str, Any]:
     """Apply ``sls`` on ``hosts`` and return what each said; a host that was lost on the way is absent.
 
-    It runs in a thread, where Salt's dunders are not at hand. ``arrived`` is told when each answer came.
+    It runs in a thread, where Salt's dunders are not at hand. ``arrived`` is told when each answer came. In a rollback
+    (``back``) hosts take back what they did to these services.
     """
+    function = "kolla_kept.apply" if back else "state.sls"
     kwarg: dict[str, Any] = {"pillar": pillar, **({"test": True} if test else {})}
+    kwarg |= {"run": back["run"]} if back else {}
     with salt.client.LocalClient(mopts=dict(opts)) as client:
         answers: dict[str, Any] = {}
-        for answer in client.cmd_iter(hosts, "state.sls", [",".join(sls)], tgt_type="list", kwarg=kwarg):
+        for answer in client.cmd_iter(hosts, function, [",".join(sls)], tgt_type="list", kwarg=kwarg):
             for host, said in answer.items():
                 if isinstance(said, dict) and "ret" in said and not (said.get("failed") and not said["ret"]):
                     answers[host] = said["ret"]

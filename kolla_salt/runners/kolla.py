@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import salt.client
 from salt.exceptions import SaltRunnerError
 
-from kolla_salt import declarations
+from kolla_salt import declarations, rollback, runs
 from kolla_salt import plan as plans
 from kolla_salt import site as sites
 from kolla_salt.context import ContextError, Resolver
@@ -75,6 +76,33 @@ def plan(verb: str = "deploy", services: Any = None, present: Any = None) -> lis
     if there is not None:
         steps = [{**step, "minions": [name for name in step["minions"] if name in there]} for step in steps]
     return [step for step in steps if step["minions"]]
+
+
+def back(run: str = "", services: Any = None, restore_database: bool = False) -> dict[str, Any]:
+    """Return what a rollback is to do, and what it can not return.
+
+    :param run: the run that is taken back; default: the last one that changed something and was not taken back.
+    :param services: names (list or comma separated) to restrict it to.
+    :param restore_database: bring back databases whose schemas were contracted, from the run's snapshots.
+    :returns: see :func:`kolla_salt.rollback.prepare`.
+    :raises SaltRunnerError: it cannot be taken back.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run kolla.back
+        salt-run kolla.back 20260714-101500-upgrade services=glance
+    """
+    site, decls = _load()
+    resolver = Resolver(decls, site.as_pillar(), next(iter(site.topology["hosts"])))
+    root = Path(__opts__.get("kolla_runs") or runs.ROOT)
+    try:
+        found = rollback.prepare(resolver, root, str(run or ""), _list(services) or (), bool(restore_database))
+    except (rollback.RollbackError, runs.UnknownRun, plans.PlanError, ContextError) as exc:
+        raise SaltRunnerError(str(exc)) from exc
+    resolver.leaves.save()
+    return found
 
 
 def _list(value: Any) -> list[str] | None:

@@ -236,3 +236,37 @@ def test_comparing_costs_about_a_millisecond(host):
     for _ in range(100):
         assert host.managed()["changes"] == {}
     assert (time.perf_counter() - start) / 100 < 0.01
+
+
+RUN = "20260714-101500-deploy"
+
+
+def test_a_run_keeps_the_folder_as_it_was_before_its_first_change(host, tmp_path, monkeypatch):
+    from kolla_salt import kept, paths
+
+    monkeypatch.setattr(paths, "STATE_DIR", tmp_path / "state")
+    store = kept.Store()
+    host.managed()
+    assert store.runs() == []  # no run, nothing to take back
+    host.site["globals"]["web_port"] = 81
+    host.refresh()
+    monkeypatch.setattr(module, "__pillar__", {"kolla": host.site, "kolla_step": {"run": RUN}}, raising=False)
+    assert host.managed(test=True)["result"] is None
+    assert store.runs() == []
+    assert host.managed()["result"] is True
+    assert host.managed("nested", "conf.d/nested.conf")["result"] is True
+    folder = store.folder(RUN, "web-api")
+    assert (folder.service, folder.directory) == ("web", str(host.root / "web-api"))
+    assert [path.name for path in folder.files.rglob("*")] == ["web.conf"]
+    assert "port = 80" in (folder.files / "web.conf").read_text()
+
+
+def test_a_run_keeps_the_folder_before_it_removes_files(host, tmp_path, monkeypatch):
+    from kolla_salt import kept, paths
+
+    monkeypatch.setattr(paths, "STATE_DIR", tmp_path / "state")
+    host.managed()
+    (host.root / "web-api" / "old.conf").write_text("old\n")
+    monkeypatch.setattr(module, "__pillar__", {"kolla": host.site, "kolla_step": {"run": RUN}}, raising=False)
+    assert host.pruned()["result"] is True
+    assert (kept.Store().folder(RUN, "web-api").files / "old.conf").read_text() == "old\n"
