@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import time
+
 import pytest
 
 from benchmarks.chaos.cluster import ChaosError, Cluster
+from benchmarks.chaos.run import SCENARIOS
+
+#: Seconds that all tests here may take; scripts/test-ha.sh sets the end by the same variable.
+SECONDS = float(os.environ.get("HA_SECONDS", "7200"))
+BEGAN = time.monotonic()
 
 
 @pytest.fixture(scope="session")
@@ -14,3 +22,13 @@ def cluster() -> Cluster:
         return Cluster()
     except ChaosError as error:
         pytest.fail(str(error))
+
+
+@pytest.fixture(autouse=True)
+def in_time(request):
+    """Begin nothing that might not end in time: a failure that is cut off half-way leaves a broken cloud."""
+    name = getattr(request.node, "callspec", None) and request.node.callspec.params.get("name")
+    needed = SCENARIOS[name].limit if name in SCENARIOS else 300
+    left = SECONDS - (time.monotonic() - BEGAN)
+    if left < needed:
+        pytest.skip(f"{left:.0f} s are left of HA_SECONDS={SECONDS:g}, this may take {needed:g} s")
