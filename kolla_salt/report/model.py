@@ -24,7 +24,6 @@ _VERDICTS = {
     "interrupted": ("Interrupted", "warn"),
     "running": ("Still running", "warn"),
 }
-_KINDS = {"files": "file", "containers": "container", "databases": "database", "catalogue": "catalogue entry"}
 
 
 def build(
@@ -136,7 +135,7 @@ def _facts(header: Mapping[str, Any], seconds: float) -> list[dict[str, str]]:
     ]
     site = {"name": "Site", "value": str(header.get("site") or "?"), "more": f"digest {header.get('site_digest')}"}
     if revision:
-        state = f"{len(revision['changed'])} files not committed" if revision["dirty"] else "clean"
+        state = f"{view.plural(len(revision['changed']), 'file')} not committed" if revision["dirty"] else "clean"
         branch = f" on {revision['branch']}" if revision.get("branch") else ""
         site["more"] = f"{revision['commit'][:10]}{branch}, {state} - {revision['subject']}"
     facts.append(site)
@@ -277,7 +276,7 @@ def _availability(receipt: Mapping[str, Any] | None, steps: Sequence[Mapping[str
             joined[-1] += f"; {note.strip()}"
         else:
             joined.append(note.strip())
-    return {"head": head, "rows": rows, "notes": joined, "lines": Receipt(receipt).lines()}
+    return {"head": head, "rows": rows, "notes": joined, "lines": Receipt(receipt).lines(), "failed": receipt["failed"]}
 
 
 # --- images ---------------------------------------------------------------------------------------------------------
@@ -451,24 +450,26 @@ def _plan(plan: Mapping[str, Any] | None) -> dict[str, Any] | None:
         wave["steps"].append(
             {"services": ", ".join(step["services"]) or step["id"], "hosts": view.some(step["minions"])}
         )
-    hosts = []
     surveys = plan.get("hosts") or {}
-    for host in sorted(surveys, key=timeline._natural)[:_HOSTS]:
-        said = prediction.summary(surveys[host])
-        actions: dict[str, list[str]] = {}
-        for container in said["containers"]:
-            actions.setdefault(container["action"], []).append(container["name"])
-        hosts.append(
-            {
-                "host": host,
-                "total": len(surveys[host]["states"]),
-                "files": [item["name"] for item in said["files"]],
-                "actions": [{"action": action, "names": names} for action, names in actions.items()],
-                "others": [item["name"] for kind in ("databases", "catalogue", "other") for item in said[kind]],
-                "images": len(surveys[host].get("missing_images") or []),
-            }
-        )
-    return {"waves": list(waves.values()), "hosts": hosts, "more": max(0, len(surveys) - _HOSTS)}
+    alike = view.alike({host: _foreseen(surveys[host]) for host in sorted(surveys, key=timeline._natural)})
+    hosts = [{"host": view.some(names), **said} for names, said in alike[:_HOSTS]]
+    more = sum(len(names) for names, _ in alike[_HOSTS:])
+    return {"waves": list(waves.values()), "hosts": hosts, "more": more}
+
+
+def _foreseen(survey: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the dry run of one host came to."""
+    said = prediction.summary(survey)
+    actions: dict[str, list[str]] = {}
+    for container in said["containers"]:
+        actions.setdefault(container["action"], []).append(container["name"])
+    return {
+        "total": len(survey["states"]),
+        "files": [item["name"] for item in said["files"]],
+        "actions": [{"action": action, "names": names} for action, names in actions.items()],
+        "others": [item["name"] for kind in ("databases", "catalogue", "other") for item in said[kind]],
+        "images": len(survey.get("missing_images") or []),
+    }
 
 
 def _site(header: Mapping[str, Any], site: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -73,6 +73,24 @@ def test_secrets_that_got_into_a_record_do_not_get_into_its_report(tmp_path):
     assert "it said" in html and "a-secret-of-the-site" not in html
 
 
+def test_hosts_of_which_the_same_was_predicted_are_told_together(tmp_path):
+    record = records.write(tmp_path, hosts=40)
+    plan = record.plan()
+    plan["hosts"]["node7"]["states"].pop()
+    record.write_plan(plan)
+    html = report.make(record)
+    table = html[html.index('<section id="plan"') : html.index('class="order"')]
+    assert table.count("<tr>") == 1 + 2 and "node1, node2, node3, node4, node5 and 34 more" in table
+
+
+def test_a_run_that_fared_otherwise_than_predicted_says_so(tmp_path):
+    told = {"host": "node2", "container": "mariadb", "text": "node2: mariadb was restarted"}
+    record = records.write(tmp_path, deviations=[told])
+    record.update(result="deviated")
+    html = report.make(record)
+    assert ">deviated</span>" in html and "<li>node2: mariadb was restarted</li>" in html
+
+
 def test_images_before_and_after_are_told_with_their_digests(tmp_path):
     html = page(tmp_path)
     assert "nova:2025.2" in html and "nova:2026.1" in html and "aaaaaaaaaaaa" in html
