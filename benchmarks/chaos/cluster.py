@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -168,12 +169,12 @@ class Cluster:
 
     def pids(self, name: str, *programs: str) -> list[int]:
         """Return the machine's ids of a node's processes that run one of ``programs``, those in containers included."""
-        group = f"/{self.paths.cgroup}/{name}/"
+        group = re.compile(rf":/{re.escape(self.paths.cgroup)}/{re.escape(name)}(/|$)", re.MULTILINE)
         found = []
         for process in host.processes():
             if process.argv[0].rsplit("/", 1)[-1] in programs:
                 with contextlib.suppress(OSError):
-                    if group in Path(f"/proc/{process.pid}/cgroup").read_text():
+                    if group.search(Path(f"/proc/{process.pid}/cgroup").read_text()):
                         found.append(process.pid)
         return found
 
