@@ -131,13 +131,13 @@ def unfinished(headers: Sequence[Mapping[str, Any]], to: str) -> list[Mapping[st
             if header.get("of"):
                 break
             back |= set(header.get("services") or ())
-        if header.get("verb") != "upgrade":
+        # One that was refused, or found nothing to do, does not say where it led.
+        if header.get("verb") != VERB or not header.get("to") or header.get("result") == "running":
             continue
         if header.get("result") == "ok" or header.get("to") != to:
             break
-        if header.get("result") != "running":
-            begun = {name: phase for name, phase in (header.get("begun") or {}).items() if name not in back}
-            found.append({**header, "begun": begun})
+        begun = {name: phase for name, phase in (header.get("begun") or {}).items() if name not in back}
+        found.append({**header, "begun": begun})
     return found
 
 

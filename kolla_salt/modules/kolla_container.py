@@ -2090,7 +2090,7 @@ def ran_diff(
         none of them has run yet, or where they have done all of it with this image
     :param serves: for a phase without such steps: the container it is for. There is nothing to do where it has always
         run with this image
-    :param partial: only for :py:func:`run_step`
+    :param partial: phases follow, or those of `instead` come before it
     :param spec: specification of its container
     :raises SaltInvocationError: the specification is wrong
     :raises CommandExecutionError: the engine does not answer
@@ -2107,6 +2107,8 @@ def ran_diff(
     same = before.get("task") in (None, _task(spec, before.get("salt", "")))
     if not force and before.get("image_id") and before["image_id"] == image and same:
         return {}
+    if not force and before and instead and partial and same:
+        return {}  # the phases have their turn before it
     others = [_read_stamp(other).get("image_id") for other in instead or []]
     if not force and before and image and others and set(others) == {image}:
         return {}

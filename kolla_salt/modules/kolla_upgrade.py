@@ -82,7 +82,7 @@ def check() -> list[str]:
     old = sorted({release for item in chosen.values() for release in item["from"]} - {run["release"]})
     run["seconds"]["prechecks"] = round(time.time() - started, 3)
     record.update(
-        **{"from": ", ".join(old) or run["release"], "to": run["release"]},
+        **{"from": ", ".join(old) or (earlier[0]["from"] if earlier else run["release"]), "to": run["release"]},
         releases={name: item["from"] for name, item in chosen.items()},
         phases={}, begun={}, snapshots={}, continues=[header["id"] for header in earlier],
     )  # fmt: skip

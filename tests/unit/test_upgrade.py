@@ -249,7 +249,9 @@ def test_an_interrupted_upgrade_is_gone_on_with():
         run("2", "interrupted", begun={"web": "expand"}, snapshots={"web": TAKEN}, phases={"web": ["snapshot"]}),
         {"id": "3", "verb": "deploy", "result": "ok"},
         run("4", "failed", begun={"base": "containers"}, phases={"base": ["containers", "verified"]}),
-        run("5", "running"),
+        run("5", "failed", to=None),
+        run("6", "ok", to=None),
+        run("7", "running", to=None),
     ]
     earlier = upgrade.unfinished(headers, "2026.1")
     assert [header["id"] for header in earlier] == ["4", "2"]
