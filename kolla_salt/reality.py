@@ -213,6 +213,11 @@ class Fates:
             self.predicted[host] = {name: [found] for name, found in acts(said["states"]).items()}
             self.unpredictable |= {(service_of(state["sls"]), host) for state in said["failed"]}
 
+    def touches(self, hosts: Iterable[str]) -> bool:
+        """Return whether a run touches containers of ``hosts``, as far as that could be predicted."""
+        unsure = {host for _, host in self.unpredictable}
+        return any(self.predicted.get(host) or host in unsure for host in hosts)
+
     def see(self, host: str, sls: list[str], changed: Iterable[Any]) -> None:
         """Take in what the states of one job did on a host."""
         self.applied |= {(service_of(name), host) for name in sls}

@@ -32,6 +32,8 @@ _ABSENT = 1.0
 #: The next request waits for this many times the usual latency, so that asking never takes more than a tenth of a
 #: worker: what costs its service much is asked less often, and a service that cannot keep up is left alone.
 SPARING = 10.0
+#: Seconds between the first requests with a token.
+_APART = 0.03
 #: Seconds between two requests at most, however slow the answers.
 _SELDOM = 1.0
 #: Bytes of an answer that are read at most; a longer one is as good.
@@ -531,12 +533,23 @@ class Probe:
         """Have a token as soon as there can be one, and a new one when half of its life is over or it is refused."""
         while True:
             life = await self._renew()
+            if self._token and not self._token_tried:
+                self._ask_soon()
             self._token_tried = True
             if self._settled_at is None:
                 self._look_settled()
             deadline = self._loop.time() + (life / 2 if life else 1.0)
             while self._loop.time() < deadline and (self._token or not life):
                 await asyncio.sleep(0.2)
+
+    def _ask_soon(self) -> None:
+        """Let what needs the token, which has just come, have its turn now: somebody may wait to know who is there."""
+        when = self._loop.time()
+        for number, target in enumerate(self.targets):
+            if target.kind == "token":
+                self._timers[number].cancel()
+                self._plan(number, when)
+                when += _APART
 
     async def _renew(self) -> float:
         """Ask for a token; return how many seconds it lives, 0 if there is none."""

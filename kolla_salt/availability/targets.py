@@ -8,8 +8,6 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
-from kolla_salt import clouds
-
 #: Requests per second: of the cheap kind, and of the kind that needs the administrator's token. A new TLS connection
 #: costs both sides four times what the rest of a request costs.
 RATE = 10.0
@@ -123,6 +121,8 @@ def account(resolver: Any, passwords: Mapping[str, Any]) -> Account:
     """
     authority = str(resolver.value("openstack_cacert") or "") if "openstack_cacert" in resolver.settings else ""
     authority = authority if os.path.isfile(authority) else ""
+    from kolla_salt import clouds  # not needed by the process that asks, for which a run waits
+
     try:
         auth = clouds.access(resolver, passwords, "internal")["auth"]
     except LookupError:

@@ -17,12 +17,14 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from kolla_salt import runs
 from kolla_salt.availability.probe import SETTLE, TIMEOUT, Probe
 from kolla_salt.availability.receipt import Receipt
 from kolla_salt.availability.targets import Account, Target
+
+if TYPE_CHECKING:
+    from kolla_salt import runs
 
 #: Seconds between two writings of the receipt.
 FLUSH = 3.0
@@ -139,12 +141,14 @@ def serve(folder: Path) -> int:
         return 1
     handed = json.loads(first)
     parent = int(handed["parent"])
-    record = runs.Run(folder.parent, folder.name)
     probe = Probe([Target.from_dict(data) for data in handed["targets"]], Account(**handed["account"]))
     probe.start()
     with contextlib.suppress(OSError):
         sys.stdout.write("ready\n")
         sys.stdout.flush()
+    from kolla_salt import runs  # only now: somebody waits for the line above
+
+    record = runs.Run(folder.parent, folder.name)
     flushed = time.monotonic()
     while os.getppid() == parent and not lines.closed:
         line = lines.next(LOOK)

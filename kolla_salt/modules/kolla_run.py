@@ -286,6 +286,13 @@ def begin(
     if expected:
         _refuse_another(run, expected, parts)
     run["fates"].predict(surveys)
+    run["every"] = every
+    run["touches"] = (every or touches_containers(surveys.values())) and not __opts__.get("test")
+    if run["touches"]:
+        # It needs a moment to learn who is there; the first step that may touch a container waits for that.
+        run["watcher"] = Watcher(record, targets(resolver), account(resolver, site.passwords))
+        run["watcher"].launch()
+        record.write_containers({"before": run["fates"].before, "after": {}})
     _put_in_left_behind(run)
     order = prediction.order(found, run["entries"])
     plan = {
@@ -306,11 +313,6 @@ def begin(
         "seconds": run["seconds"],
         "todo": sorted(services if progress.todo is None else progress.todo),
     }
-    run["touches"] = (every or touches_containers(surveys.values())) and not __opts__.get("test")
-    if run["touches"]:
-        run["watcher"] = Watcher(record, targets(resolver), account(resolver, site.passwords))
-        run["watcher"].launch()
-        record.write_containers({"before": run["fates"].before, "after": {}})
     _fire("surveyed", result)
     return result
 
@@ -435,7 +437,7 @@ def apply(step: dict[str, Any]) -> dict[str, Any]:
     if todo:
         _fire("step", {"run": run["record"].id, **_short(step), "state": "started", "hosts": list(todo)})
     earlier: list[str] = []
-    if todo and run.get("watcher"):
+    if run.get("watcher") and (run["every"] or run["fates"].touches(todo)):
         run["watcher"].ready()
     waits: list[dict[str, Any]] = []
     if own and todo:

@@ -206,3 +206,14 @@ def test_the_command_watches_a_site(tmp_path):
         assert process.returncode == 1 and answer["services"]["side"]["failed"] >= 2
     finally:
         api.stop()
+
+
+def test_a_run_does_not_wait_for_the_turn_of_what_is_asked_seldom(tmp_path, api, identity):
+    """The first request with a token is sent when the token comes, whatever its rate."""
+    targets = [Target(f"web{number}", "web", "token", api.url, "/things", 0.02) for number in range(4)]
+    account = Account(f"{identity.url}/v3", "admin", "admin", password=PASSWORD)
+    watcher = Watcher(runs.create("deploy", tmp_path), targets, account)
+    assert watcher.launch()
+    assert watcher.ready() and watcher.ready()
+    receipt = watcher.stop()
+    assert {said["there_before"] for said in receipt.services.values()} == {True}
