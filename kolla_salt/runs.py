@@ -271,8 +271,8 @@ def before(run_id: str, root: Path | str = ROOT) -> Run:
 def prune(root: Path | str = ROOT, keep: int = KEEP, days: float = KEEP_DAYS, now: float | None = None) -> list[str]:
     """Remove the records that are not among the newest ``keep``, or are older than ``days``; return their ids.
 
-    The last one stays, and so do: what still runs, an upgrade that is not finished (``settled`` in ``run.json`` ends
-    that), and whatever has the field ``keep`` (what of the run can still be taken back).
+    The last one stays, and so do: what still runs, an upgrade that was neither finished (``finished_upgrade`` in
+    ``run.json``) nor taken back as a whole (``of`` in that of a rollback), and whatever has the field ``keep``.
 
     Args:
         root: folder of all records.
@@ -283,6 +283,7 @@ def prune(root: Path | str = ROOT, keep: int = KEEP, days: float = KEEP_DAYS, no
     root, moment = Path(root), time.time() if now is None else now
     ids = list_ids(root)
     removed = []
+    back: set[str] | None = None
     newest = set(ids[-keep:]) if keep else set(ids)
     for run_id in ids[:-1]:
         try:
@@ -292,7 +293,10 @@ def prune(root: Path | str = ROOT, keep: int = KEEP, days: float = KEEP_DAYS, no
         old = bool(days) and header.get("started", moment) < moment - days * 86400
         if run_id in newest and not old:
             continue
-        unfinished = header.get("verb") == "upgrade" and not header.get("settled")
+        unfinished = header.get("verb") == "upgrade" and not header.get("finished_upgrade")
+        if unfinished:
+            back = back if back is not None else _taken_back(root, ids)
+            unfinished = run_id not in back
         if header.get("keep") or unfinished or (header.get("result") == "running" and _alive(header.get("pid"))):
             continue
         # Renamed first: what is being removed is no record any more, also after a crash.
@@ -330,6 +334,17 @@ def digest(directory: Path | str) -> str:
         total.update(str(path.relative_to(base)).encode() + b"\0")
         total.update(hashlib.sha256(path.read_bytes()).digest())
     return total.hexdigest()[:16]
+
+
+def _taken_back(root: Path, ids: list[str]) -> set[str]:
+    """Return the runs that a rollback has taken back as a whole."""
+    found = set()
+    for run_id in ids:
+        if "-rollback" in run_id:
+            header = _read(root / run_id / "run.json") or {}
+            if header.get("result") == "ok" and header.get("of"):
+                found.add(str(header["of"]))
+    return found
 
 
 def _alive(pid: Any) -> bool:

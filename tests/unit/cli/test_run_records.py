@@ -143,7 +143,11 @@ def test_old_records_go_and_what_is_still_needed_stays(tmp_path):
     ]
     left = runs.list_ids(tmp_path)
     assert upgrade.id in left and held.id in left and "19700101-000001-deploy" in left
-    upgrade.update(settled="finished")
+    rollback = runs.create("rollback", tmp_path, now=9 * day)
+    rollback.update(of=upgrade.id)
+    rollback.close("failed")
+    assert upgrade.id not in runs.prune(tmp_path, keep=0, days=5, now=10 * day)
+    rollback.close("ok")
     held.update(keep=None)
     assert runs.prune(tmp_path, keep=0, days=2, now=10 * day) == [
         "19700101-000000-upgrade",
@@ -154,7 +158,7 @@ def test_old_records_go_and_what_is_still_needed_stays(tmp_path):
     assert runs.prune(tmp_path, keep=0, days=0, now=1000 * day) == []
     # The last one stays, whatever its age.
     assert runs.prune(tmp_path, keep=0, days=1, now=1000 * day)
-    assert "19700110-000000-deploy" in runs.list_ids(tmp_path)
+    assert rollback.id in runs.list_ids(tmp_path)
 
 
 def test_the_run_before_is_the_last_one_of_the_same_verb(tmp_path):
