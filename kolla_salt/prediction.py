@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -297,6 +297,12 @@ def order(found: Forecast, answering: Mapping[str, Sequence[Mapping[str, Any]]])
     """
     result = []
     doing = {host: acts(report["states"]) for host, report in found.reports.items()}
+    late = {
+        f"{step['services'][0]}_{phase}"
+        for step in found.steps
+        if step["role"] == "finish"
+        for phase in step.get("phases") or ()
+    }
     for step in found.steps:
         todo, left_out = found.progress.targets(step)
         if step["role"] in _ROLES_OF_THEIR_OWN and todo:
@@ -313,7 +319,7 @@ def order(found: Forecast, answering: Mapping[str, Sequence[Mapping[str, Any]]])
                 host: {
                     item.container or name: item.done
                     for name, item in doing.get(host, {}).items()
-                    if item.sls in todo[host] and item.late == (step["role"] == "again")
+                    if item.sls in todo[host] and _in_step(step, name, item, late)
                 }
                 for host in hosts
             }
@@ -328,6 +334,20 @@ def order(found: Forecast, answering: Mapping[str, Sequence[Mapping[str, Any]]])
         shown = {"wave": step["wave"], "role": step["role"], "services": applied}
         result.append({**shown, "batches": batches, "left_out": left_out})
     return result
+
+
+def _in_step(step: Mapping[str, Any], name: str, item: Act, late: Collection[str]) -> bool:
+    """Return whether a step of those that apply the same SLS is the one that does something.
+
+    Args:
+        step: of the plan.
+        name: ID of the state.
+        item: what it does.
+        late: IDs of the phases of a change of release that come last.
+    """
+    if step["role"] == "finish" and "phases" in step:
+        return name in late
+    return name not in late and item.late == (step["role"] == "again")
 
 
 #: What a run does to a container that keeps requests from being answered for a while.
