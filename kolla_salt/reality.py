@@ -95,6 +95,7 @@ def of_engine(
     held: Mapping[str, Iterable[str]],
     excused: Collection[tuple[str, str]] = (),
     deaths: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]] | None = None,
+    declared: Collection[str] | None = None,
 ) -> list[Deviation]:
     """Compare what the engines say before and after a run with what its states did.
 
@@ -104,6 +105,8 @@ def of_engine(
         done: by the states of the run.
         held: container -> those of its host that are stopped and started again around its own restart.
         excused: (host, container) that are not judged: a state failed while it was at them.
+        declared: containers that services declare; others are not judged, since the programs of some make more of them.
+            None: judge all.
         deaths: host -> container -> when its process ended (``at``) and how (``exit``), as far as the engine knows.
     """
     found = []
@@ -116,7 +119,7 @@ def of_engine(
         }
         resting = {other for name in interrupted for other in held.get(name, ())}
         for name in dict.fromkeys([*then, *now]):
-            if (host, name) in excused:
+            if (host, name) in excused or declared is not None and name not in declared and name not in acts:
                 continue
             did = [item.done for item in acts.get(name, ())]
             if not did and name in resting:
@@ -237,7 +240,7 @@ class Fates:
         }
         return [
             *of_states(self.predicted, self.done, settled),
-            *of_engine(self.before, after, self._by_container(), self.held, excused, deaths),
+            *of_engine(self.before, after, self._by_container(), self.held, excused, deaths, self.owner),
         ]
 
     def _by_container(self) -> dict[str, dict[str, list[Act]]]:

@@ -143,7 +143,8 @@ def test_a_run_is_judged_by_both_witnesses(decls, site_data, tmp_path):
     fates.before = {"ctl1": {name: container(), "other": container(2)}}
     fates.predict({"ctl1": {"states": [state | change], "failed": []}})
     fates.see("ctl1", ["web"], [Change(name, "kolla_container.running", "reloaded")])
-    same = {"ctl1": {name: container(), "other": container(2)}}
+    fates.owner["other"] = "web"
+    same = {"ctl1": {name: container(), "other": container(2), "made by a program of another": container(3)}}
     assert fates.deviations(same, set(), set()) == []
     moved = {"ctl1": {name: container(), "other": container(2, LATER)}}
     assert [item.container for item in fates.deviations(moved, set(), set())] == ["other"]
