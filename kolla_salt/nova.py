@@ -223,6 +223,7 @@ class Move:
         #: name -> why it is still here, and what helps
         self.stuck: dict[str, str] = {}
         self._names: dict[str, str] = {}
+        self._confirmed: set[str] = set()
 
     def run(self) -> None:
         """Move them; what came of it is in ``moved`` and ``stuck``."""
@@ -296,6 +297,18 @@ class Move:
         self.started[key] = how
         return True
 
+    def _confirm(self, key: str) -> None:
+        """Confirm a cold migration, once: Nova takes its time for it, and knows of none to confirm meanwhile."""
+        if key in self._confirmed:
+            return
+        try:
+            self.compute.act(key, "confirmResize")
+        except CloudError as error:
+            # An earlier drain has done it.
+            if error.status != 400:
+                raise
+        self._confirmed.add(key)
+
     def _arrived(self, key: str) -> dict[str, Any] | None:
         """Look after a server that has left the host; return it if there is more to wait for."""
         server = self.compute.server(key)
@@ -306,7 +319,7 @@ class Move:
         if server.get("OS-EXT-STS:task_state"):
             return server
         if server["status"] == "VERIFY_RESIZE" and self.started[key] == COLD:
-            self.compute.act(key, "confirmResize")
+            self._confirm(key)
             return server
         how = self.started.pop(key)
         self.moved[server["name"]] = str(server.get("OS-EXT-SRV-ATTR:host"))

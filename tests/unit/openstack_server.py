@@ -127,7 +127,9 @@ class FakeOpenStack:
 
     def act(self, server, action, options):
         if action == "confirmResize":
-            server.update(status=server.pop("_before"))
+            if "_confirming" in server:
+                return 400, {"badRequest": {"message": "Instance has not been resized."}}
+            server["_confirming"] = self.steps
             return 204, None
         task = {"os-migrateLive": "migrating", "migrate": "resize_prep", "evacuate": "rebuilding"}[action]
         if action == "os-migrateLive" and server["status"] not in ("ACTIVE", "PAUSED"):
@@ -136,6 +138,12 @@ class FakeOpenStack:
         return 202, None
 
     def look(self, server):
+        # It is confirmed after a while, without any task that is told of.
+        if "_confirming" in server:
+            server["_confirming"] -= 1
+            if server["_confirming"] <= 0:
+                server.update(status=server.pop("_before"))
+                del server["_confirming"]
         if server["OS-EXT-STS:task_state"]:
             server["_left"] -= 1
             if server["_left"] <= 0 and not self.slow:
