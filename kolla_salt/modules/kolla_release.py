@@ -15,7 +15,7 @@ __virtualname__ = "kolla_release"
 #: Seconds that a check of a service, in a container of its own, may take.
 CHECK_TIMEOUT = 180
 #: Seconds until a service that was just changed has to be well.
-PATIENCE = 90
+PATIENCE = 180
 #: GiB that have to be free where the engine keeps images and containers.
 LEAST_FREE = 3
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from contextlib import contextmanager
 
@@ -18,6 +19,8 @@ pytestmark = [pytest.mark.upgrade, pytest.mark.timeout(3600)]
 
 #: Seconds that the whole may take with images present.
 UPGRADE, ROLLBACK, ONE_SERVICE = 900, 600, 60
+#: Seconds that packets may stand still while Open vSwitch's userspace datapath is replaced.
+NETDEV_GAP = float(os.environ.get("NETDEV_GAP", "30"))
 
 
 @contextmanager
@@ -41,7 +44,7 @@ def watched(cloud, what):
     assert cloud.machines() == machines, "a virtual machine was started anew"
     # The userspace datapath of the sandbox is a process; it is replaced as well.
     netdev = yaml.safe_load((cloud.site / "globals.yml").read_text()).get("ovs_datapath") == "netdev"
-    assert gap < 15 if netdev else not lost
+    assert gap < NETDEV_GAP if netdev else not lost
 
 
 def receipt(cloud, said, what):
@@ -87,9 +90,7 @@ def test_the_upgrade_keeps_servers_and_data_and_all_is_new(cloud):
     assert said["ok"], json.dumps([said.get("error"), said.get("first_failure")], indent=1)
     assert all(tag.startswith(NEW) for tag in cloud.images().values())
     assert cloud.missing() == {}
-    header = json.loads((find_paths().state / "runs" / said["run"] / "run.json").read_text()) if (
-        find_paths().state / "runs" / said["run"]
-    ).exists() else answer("runs", "show", said["run"])["run"]  # fmt: skip
+    header = json.loads((find_paths().state / "runs" / said["run"] / "run.json").read_text())
     assert (header["from"], header["to"]) == (OLD, NEW)
     assert all(phases[-1] == "verified" for phases in header["phases"].values())
     assert {"keystone", "glance", "placement", "nova", "neutron", "heat"} <= set(header["snapshots"])
