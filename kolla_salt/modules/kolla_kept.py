@@ -135,7 +135,7 @@ def survey(sls: Any, run: str, containers: bool = False) -> dict[str, Any]:
         "later": _later(run, found),
     }
     if containers:
-        report["containers"] = __salt__["kolla_node.snapshot"]()
+        report["containers"] = __salt__["kolla_container.snapshot"]()
     if not isinstance(returned, dict):
         report["errors"] = [str(line) for line in returned] if isinstance(returned, list) else [str(returned)]
         return report
