@@ -459,7 +459,7 @@ def apply(step: dict[str, Any]) -> dict[str, Any]:
         if out:
             for what, since, until in (("taken out", begun, sent), ("put in", back, time.time())):
                 wait = {"what": what, "at": round(since - started, 3), "seconds": round(until - since, 3)}
-                waits.append({**wait, "hosts": batch, "targets": len(out)})
+                waits.append({**wait, "hosts": sorted({t.partition("/")[2] for t in out}), "targets": len(out)})
     ok = not left_out and all(host["result"] is True for host in hosts.values())
     if not ok:
         run["result"] = (

@@ -47,7 +47,9 @@ def build(
         for host, why in hosts.items()
     ]
     word, tone = _VERDICTS.get(header["result"], (header["result"], "warn"))
-    timing = progress.timing_table(list(steps))
+    around = timeline.outer(steps)
+    apart = [step for number, step in enumerate(steps) if number not in around]
+    timing = progress.timing_table(apart)
     return {
         "id": header["id"],
         "verb": header["verb"].replace("node-", "node "),
@@ -65,7 +67,7 @@ def build(
         "left_out_more": max(0, len(left_out) - _ROWS),
         "timeline": drawn,
         "bars": _told(drawn, steps),
-        "waves": _waves(timing, steps),
+        "waves": _waves(timing, apart),
         "availability": _availability(receipt, steps),
         "images": images,
         "changes": changed,
@@ -93,6 +95,17 @@ def duration(seconds: float) -> str:
     if minutes < 60:
         return f"{minutes} min {rest:02d} s"
     return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def _brief(seconds: float) -> str:
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}:{rest:02d}" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
+
+
+def _unit(seconds: float) -> str:
+    return "duration" if seconds < 59.95 else "minutes" if seconds < 3600 else "hours"
 
 
 def _summary(
@@ -169,7 +182,7 @@ def _numbers(
         if isinstance(change, Mapping) and change["function"].startswith("kolla_container.")
     ]
     found = [
-        {"value": duration(seconds), "name": "duration", "tone": ""},
+        {"value": _brief(seconds), "name": _unit(seconds), "tone": ""},
         {"value": str(len(changes)), "name": "changes", "tone": ""},
         {"value": str(len(touched)), "name": f"of {view.plural(len(hosts), 'host')} changed", "tone": ""},
         {"value": str(len(moved)), "name": "containers acted on", "tone": ""},
@@ -183,8 +196,8 @@ def _numbers(
         found.append({"value": str(failed), "name": "failed requests", "tone": "bad" if failed else "good"})
         found.append(
             {
-                "value": duration(receipt["outage"] or 0.0),
-                "name": "of outage",
+                "value": _brief(receipt["outage"] or 0.0),
+                "name": "of outage" if (receipt["outage"] or 0.0) < 60 else f"{_unit(receipt['outage'])} of outage",
                 "tone": "bad" if receipt["outage"] else "good",
             }
         )
@@ -238,7 +251,11 @@ def _waves(timing: Mapping[str, Any], steps: Sequence[Mapping[str, Any]]) -> lis
     if not any(step["wave"] for step in steps):
         longest = max((step["seconds"] for step in steps), default=0.0) or 1.0
         return [
-            {"services": step["id"], "seconds": step["seconds"], "share": round(step["seconds"] / longest * 100, 2)}
+            {
+                "services": step["id"].split("\n")[0],
+                "seconds": step["seconds"],
+                "share": round(step["seconds"] / longest * 100, 2),
+            }
             for step in steps
         ]
     longest = max((wave["seconds"] for wave in timing["waves"]), default=0.0) or 1.0
@@ -250,7 +267,7 @@ def _waves(timing: Mapping[str, Any], steps: Sequence[Mapping[str, Any]]) -> lis
             {
                 "name": f"wave {wave['wave']}" if wave["wave"] else "before",
                 "services": ", ".join(names)
-                or ", ".join(step["id"] for step in steps if step["wave"] == wave["wave"])[:200],
+                or "; ".join(step["id"].split("\n")[0] for step in steps if step["wave"] == wave["wave"]),
                 "seconds": wave["seconds"],
                 "share": round(wave["seconds"] / longest * 100, 2),
                 "steps": sum(1 for step in steps if step["wave"] == wave["wave"]),

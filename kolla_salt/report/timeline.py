@@ -31,8 +31,9 @@ def bars(steps: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         ``unknown``, ``changed``, ``same``), ``states``: ``id``, ``start``, ``end``, ``kind``, those that took longest.
     """
     found = []
+    around = outer(steps)
     for number, step in enumerate(steps):
-        for host, said in step["hosts"].items():
+        for host, said in step["hosts"].items() if number not in around else ():
             start = step["started"] + said.get("at", 0.0)
             last = step["started"] + step["seconds"]
             # Old records only have the sum of the states, which may have run at the same time.
@@ -53,6 +54,21 @@ def bars(steps: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
                 }
             )
     return found
+
+
+def outer(steps: Sequence[Mapping[str, Any]]) -> set[int]:
+    """Return the numbers of the steps within which others took place, as when a host comes: those tell more."""
+    spans = [(step["started"], step["started"] + step["seconds"]) for step in steps]
+    return {
+        number
+        for number, step in enumerate(steps)
+        if not step["wave"]
+        and any(
+            spans[number][0] <= start + 0.01 and end <= spans[number][1] + 0.01 and steps[other]["wave"]
+            for other, (start, end) in enumerate(spans)
+            if other != number
+        )
+    }
 
 
 def _states(
@@ -142,7 +158,7 @@ def build(
                     **{key: bar[key] for key in ("step", "kind", "changed")},
                     "seconds": round(bar["end"] - bar["start"], 3),
                     "started": bar["start"],
-                    "label": ", ".join(steps[bar["step"]]["services"]) or steps[bar["step"]]["id"],
+                    "label": ", ".join(steps[bar["step"]]["services"]) or steps[bar["step"]]["id"].split("\n")[0],
                     "states": bar["states"],
                     "rows": _rows(inside, bar["start"], bar["end"]),
                     "ranks": [
@@ -273,18 +289,19 @@ def _waves(steps: Iterable[Mapping[str, Any]], span: Any) -> list[dict[str, Any]
     ]
 
 
-def _stages(header: Mapping[str, Any], steps: Iterable[Mapping[str, Any]], span: Any) -> list[dict[str, Any]]:
+def _stages(header: Mapping[str, Any], steps: Sequence[Mapping[str, Any]], span: Any) -> list[dict[str, Any]]:
     """Return what the master did outside of the waves: asking, predicting, fetching images and the like."""
     found, moment = [], header["started"]
     for name, seconds in (header.get("stages") or {}).items():
         if isinstance(seconds, int | float):
             found.append({"name": name, "seconds": seconds, **span(moment, moment + seconds)})
             moment += seconds
-    for step in steps:
-        if not step["wave"]:
+    around = outer(steps)
+    for number, step in enumerate(steps):
+        if not step["wave"] and number not in around:
             found.append(
                 {
-                    "name": step["id"],
+                    "name": step["id"].split("\n")[0],
                     "seconds": step["seconds"],
                     **span(step["started"], step["started"] + step["seconds"]),
                 }

@@ -56,6 +56,15 @@ def test_a_host_that_was_lost_is_unknown_until_its_step_ended():
     assert (bar["kind"], bar["w"]) == ("unknown", 30.0)
 
 
+def test_a_step_around_others_does_not_hide_them():
+    inner = step(1, BEGIN + 20, 10, {"n1": host(at=0, wall=10.0)})
+    around = step(2, BEGIN + 10, 60, {"n1": host(seconds=60.0)}, wave=0)
+    alone = step(3, BEGIN + 80, 10, {"n1": host(seconds=10.0)}, wave=0)
+    found = picture([inner, around, alone])
+    assert [(bar["step"], bar["x"]) for bar in found["lanes"][0]["bars"]] == [(0, 20.0), (2, 80.0)]
+    assert [stage["name"] for stage in found["stages"]] == ["step 3"]
+
+
 def test_hosts_are_in_the_order_of_their_numbers():
     hosts = {name: host(at=0, wall=1.0) for name in ("node10", "node2", "ctl1", "2nd")}
     assert [lane["host"] for lane in picture([step(1, BEGIN, 5, hosts)])["lanes"]] == ["2nd", "ctl1", "node2", "node10"]
