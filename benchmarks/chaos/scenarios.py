@@ -247,28 +247,38 @@ def keystone_option(run: Run) -> None:
 @scenario("rolling", "the API of a service is restarted on all hosts", limit=560)
 def rolling(run: Run) -> None:
     """A limit of the container changes, so that each API container is made anew; another service in each run."""
+    enabled = [name for name in API_CONTAINERS if run.cluster.resolver.enabled(name)]
+    _restarted(run, [run.turn(enabled)])
+
+
+@scenario("rolling-all", "the API of every service is restarted on all hosts, in one run", limit=600, quick=False)
+def rolling_all(run: Run) -> None:
+    """As ``rolling``, with one deploy for all services."""
+    _restarted(run, [name for name in API_CONTAINERS if run.cluster.resolver.enabled(name)])
+
+
+def _restarted(run: Run, services: list[str]) -> None:
     cluster = run.cluster
-    enabled = [name for name in API_CONTAINERS if cluster.resolver.enabled(name)]
-    service = run.turn(enabled)
     before = {name: parts.started(cluster, name) for name in cluster.controllers}
     probe = parts.watched(run, rate=10, token_rate=2)
-    changed = dict.fromkeys(API_CONTAINERS[service], {"pids_limit": 4000 + run.number})
-    with parts.options(cluster, **changed):
-        done = parts.deploy(run, service)
+    options = [option for service in services for option in API_CONTAINERS[service]]
+    with parts.options(cluster, **dict.fromkeys(options, {"pids_limit": 4000 + run.number})):
+        done = parts.deploy(run, *services)
         time.sleep(3)
         after = {name: parts.started(cluster, name) for name in cluster.controllers}
-    parts.deploy(run, service)
+    parts.deploy(run, *services)
     time.sleep(3)
     receipt = probe.stop()
-    for container in (option.removesuffix("_dimensions") for option in API_CONTAINERS[service]):
+    for container in (option.removesuffix("_dimensions") for option in options):
         kept = [name for name in cluster.controllers if before[name].get(container) == after[name].get(container)]
         run.expect(not kept, f"container {container}", f"not restarted on {', '.join(kept)}", "restarted on all")
     _no_loss(run, receipt, "meanwhile, all services")
-    own = receipt.services[service]
-    # The same containers are made anew twice: there and back.
-    run.figure(f"{service} was away, two restarts", own["outage"], must=1, aim=0)
-    run.figure(f"{service}: failed requests", own["failed"], aim=0, unit="requests")
-    run.figure(f"{service}: deploy", done.seconds)
+    for service in services:
+        own = receipt.services[service]
+        # The same containers are made anew twice: there and back.
+        run.figure(f"{service} was away, two restarts", own["outage"], must=1, aim=0)
+        run.figure(f"{service}: failed requests", own["failed"], aim=0, unit="requests")
+    run.figure(f"{services[0] if len(services) == 1 else 'all'}: deploy", done.seconds)
 
 
 # --- links ------------------------------------------------------------------------------------------------------------
