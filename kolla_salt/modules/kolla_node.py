@@ -343,7 +343,8 @@ def compare() -> dict[str, Any]:
         return {"told": False, "findings": [], "skipped": f"{busy[0]['fun']} is at work ({busy[0]['jid']})"}
     host = __opts__["id"]
     report = survey(services(), images=False)
-    findings = drift.of_states(host, report["states"], __salt__["kolla_container.stopped_on_purpose"]())
+    states = drift.differing(report["states"])
+    findings = drift.of_states(host, states, __salt__["kolla_container.stopped_on_purpose"]())
     errors = [text[:_LONGEST] for text in report["errors"]]
     said = json.dumps({"findings": findings, "errors": errors}, sort_keys=True)
     path = Path(__opts__["cachedir"]) / "kolla_drift.json"
