@@ -565,3 +565,20 @@ def remember(history: Mapping[str, Sequence[float]], names: Iterable[str], now: 
     for name in names:
         kept.setdefault(name, []).append(now)
     return {name: times for name, times in kept.items() if times}
+
+
+def healed(headers: Iterable[Mapping[str, Any]], now: float) -> list[dict[str, str]]:
+    """Return what was started again, or given up, during the last day: ``host``, ``name``, ``said``, ``run``.
+
+    :param headers: of run records, oldest first.
+    :param now: seconds since the epoch.
+    """
+    found = []
+    for header in headers:
+        if header.get("verb") == "heal" and now - header["started"] < 24 * HOUR:
+            said = dict.fromkeys(header.get("started_again", ()), "had stopped and was started again")
+            said |= {name: f"is not started again: {why}" for name, why in (header.get("refused") or {}).items()}
+            found += [
+                {"host": header["host"], "name": name, "said": text, "run": header["id"]} for name, text in said.items()
+            ]
+    return found

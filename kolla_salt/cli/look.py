@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from kolla_salt import __version__, outcome, runs, upgrade
+from kolla_salt import __version__, drift, outcome, runs, upgrade
 from kolla_salt.cli import place, view
 from kolla_salt.cli.errors import CliError
 from kolla_salt.cli.master import Master
@@ -174,9 +174,11 @@ def status(args: argparse.Namespace) -> int:
     cloud = Cloud(master.site)
     reports, unknown = looks(master, cloud.limited(args.limit))
     ok = not unknown and not any(report["problems"] for report in reports.values())
-    waiting = upgrade.waiting(runs.headers(master.runs_root()))
+    headers = runs.headers(master.runs_root())
+    waiting, heals = upgrade.waiting(headers), drift.healed(headers, time.time())
     if args.json:
-        print(json.dumps({"ok": ok, "hosts": reports, "unknown": unknown, "unfinished": waiting}, indent=1))
+        told = {"ok": ok, "hosts": reports, "unknown": unknown, "unfinished": waiting, "healed": heals}
+        print(json.dumps(told, indent=1))
         return 0 if ok else 1
     names: dict[str, str] = {}
     for report in reports.values():
@@ -194,6 +196,8 @@ def status(args: argparse.Namespace) -> int:
             print(f"{host}: {problem}")
         for name in report["undeclared"]:
             print(f"{host}: {name} is declared by no service of this host; docker rm -f {name} removes it")
+    for heal in heals:
+        print(f"{heal['host']}: {heal['name']} {heal['said']} ({heal['run']})")
     for host in unknown:
         print(f"{host} does not answer: its state is unknown")
     for run_id in waiting:

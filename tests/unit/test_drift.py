@@ -267,3 +267,18 @@ STARTED = {"state": {"old": "exited (1)", "new": "started"}}
 def test_only_the_same_container_with_the_same_files_is_started(arguments, why):
     said = drift.start_refusal(*arguments)
     assert why in said if why else said == ""
+
+
+def test_what_was_healed_within_a_day_is_shown():
+    def record(verb, started, **more):
+        return {"id": f"{verb}-{started}", "verb": verb, "started": started, "host": "c1", **more}
+
+    headers = [
+        record("heal", 1000, started_again=["old"], refused={}),
+        record("deploy", 90000),
+        record("heal", 90001, started_again=["a"], refused={"b": "it does not stay up"}),
+    ]
+    assert [(item["name"], item["said"], item["run"]) for item in drift.healed(headers, 90002.0)] == [
+        ("a", "had stopped and was started again", "heal-90001"),
+        ("b", "is not started again: it does not stay up", "heal-90001"),
+    ]
