@@ -118,7 +118,8 @@ def act(change: Mapping[str, Any]) -> Act | None:
     done = state.get("new") if isinstance(state, Mapping) else None
     if function == "renewed" and done:
         return Act(sls, str(done), str(change["id"]).removesuffix(" again"), True)
-    return Act(sls, str(done)) if done else None
+    # A rollback has a state of its own for what is changed back in place.
+    return Act(sls, str(done), str(change["id"]).removesuffix(": settings")) if done else None
 
 
 def acts(changes: Iterable[Mapping[str, Any]]) -> dict[str, Act]:

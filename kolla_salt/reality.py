@@ -30,9 +30,10 @@ _TO_DO = {
     "removed": "be removed",
     "stopped": "be stopped",
     "run": "run once",
+    "returned": "be returned",
 }
 #: What leaves a container another one than before.
-_ANOTHER = {"created", "recreated"}
+_ANOTHER = {"created", "recreated", "returned"}
 #: What leaves it the same one, started anew.
 _ANEW = {"started", "restarted"}
 _GONE = {"removed", "run"}
@@ -115,7 +116,9 @@ def of_engine(
             continue
         now, acts = after[host], done.get(host, {})
         interrupted = {
-            name for name, items in acts.items() if {item.done for item in items} & {"recreated", "restarted"}
+            name
+            for name, items in acts.items()
+            if {item.done for item in items} & {"recreated", "restarted", "returned"}
         }
         resting = {other for name in interrupted for other in held.get(name, ())}
         for name in dict.fromkeys([*then, *now]):

@@ -102,3 +102,5 @@ def test_what_a_state_does_to_a_container():
     assert done("kolla_container.ran", stamp={"old": None, "new": "x"}) == "run"
     assert done("kolla_container.executed", command={"old": None, "new": "x"}) is None
     assert done("kolla_config.managed", state=state) is None
+    assert done("kolla_kept.returned", state={"old": "running", "new": "returned"}) == "returned"
+    assert done("kolla_kept.used_up", kept={"old": ["x"], "new": []}) is None

@@ -35,6 +35,7 @@ def judge(then, now, done=(), **more):
         (container(), container(2, LATER), ("recreated",)),
         (container(), container(2, LATER), ("recreated", "restarted")),
         (None, container(), ("created",)),
+        (container(2, LATER), container(1, LATER), ("returned",)),
         (container(), None, ("removed",)),
         (container(), container(state="exited"), ("stopped",)),
         # Put aside by a run, or an attempt that did not come to anything.
