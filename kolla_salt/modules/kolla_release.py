@@ -148,7 +148,7 @@ def _check(resolver: Any, host: str, service: str, check: dict[str, Any]) -> lis
             # The program's own exit status is the answer; whether it could be run at all is the container's.
             wrapper = (
                 'sudo -E kolla_set_configs; "$@" && status=0 || status=$?; echo "exit status $status"; '
-                f'for good in {accepted}; do [ $status = $good ] && exit 0; done; exit 1'
+                f"for good in {accepted}; do [ $status = $good ] && exit 0; done; exit 1"
             )
             spec["command"] = ["sh", "-c", wrapper, "check", *command]
             output = __salt__["kolla_container.run"](f"{service}_check", timeout=CHECK_TIMEOUT, **spec)["output"]
