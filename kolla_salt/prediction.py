@@ -402,12 +402,12 @@ def effects(
         all_hosts = resolver.hosts(decls[service]["containers"][name]["group"])
         mine = list(answering.get(name, ()))
         concerns = [other for other in needing[service] if other in enabled]
-        if not mine and not concerns:
-            continue  # nobody asks it
         changed = [item for group in groups for item in group]
+        away = any(done in _AWAY for _, done in changed)
+        if not mine and not (concerns and away):
+            continue  # nobody asks it, or nobody notices
         words = list(dict.fromkeys(done for _, done in changed))
         most = max(sum(done in _AWAY or done == "reloaded" for _, done in group) for group in groups)
-        away = any(done in _AWAY for _, done in changed)
         one_by_one = all(len(group) == 1 for group in groups)
         effect, said = _effect(mine, words, len(all_hosts), most, away, bool(balancers))
         result.append(
