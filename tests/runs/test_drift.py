@@ -17,7 +17,7 @@ from engine import Engine
 
 from kolla_salt import declarations
 
-pytestmark = [pytest.mark.salt, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.salt, pytest.mark.timeout(900)]
 
 OPTIONS = (
     "drift_watch_interval", "drift_compare_minutes", "drift_heal", "drift_heal_limit", "container_engine",
@@ -100,7 +100,7 @@ class Bus:
         )
         self.events = []
         threading.Thread(target=self._read, daemon=True).start()
-        time.sleep(4)  # until it listens
+        time.sleep(15)  # until it listens, also on a machine with much to do
 
     def _read(self):
         for line in self.process.stdout:
