@@ -191,6 +191,9 @@ class LiveView:
 
     def _title(self, step: StepState) -> str:
         last = max((other.wave for other in self.state.steps.values()), default=0)
+        if step.wave and self.state.verb == "upgrade":
+            # One service is one wave; which of its steps it is, the step's name says.
+            return f"{step.wave}/{last}  {step.id}"
         return f"wave {step.wave}/{last}" if step.wave else step.id
 
     def event(self, tag: str, data: Mapping[str, Any]) -> None:
@@ -204,9 +207,13 @@ class LiveView:
             self._host(str(data.get("id")))
         elif kind == "started":
             step = self.state.steps[self.state.current]
-            services = ", ".join(step.services)
+            services = "" if self.state.verb == "upgrade" else ", ".join(step.services)
             self.line(
-                f"{self._title(step)}  {services}" if services else f"{self._title(step)} on {', '.join(step.hosts)}"
+                f"{self._title(step)}  {services}"
+                if services
+                else self._title(step)
+                if step.wave
+                else f"{self._title(step)} on {', '.join(step.hosts)}"
             )
         elif kind == "ended":
             self._ended(self.state.steps[data["id"]])

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
+
 import pytest
 
-from kolla_salt import declarations, plan, releases, upgrade
+from kolla_salt import declarations, plan, progress, releases, upgrade
+from kolla_salt.cli import view
 from kolla_salt.context import Resolver
 from kolla_salt.expand import expand
 from kolla_salt.steps import Progress, disturbed, matters_to_others
@@ -289,3 +292,12 @@ def test_services_whose_images_or_phases_change_are_saved_before():
         {"sls": "edge.late", "function": "kolla_container.ran", "changes": {"run": {}}},
     ]
     assert upgrade.replaced({"hosts": {"ctl1": {"states": states}}}) == {"web", "edge"}
+
+
+def test_whoever_watches_sees_which_step_of_a_service_is_at_work():
+    state, out = progress.RunState(), io.StringIO()
+    live = view.LiveView(state, out, moving=False)
+    step = {"id": "glance: expand on ctl1", "wave": 2, "role": "primary", "services": ["glance"]}
+    live.event("kolla/run/begun", {"run": "r", "verb": "upgrade", "steps": [step], "hosts": ["ctl1"]})
+    live.event("kolla/run/step", {"run": "r", **step, "state": "started", "hosts": ["ctl1"]})
+    assert "2/2  glance: expand on ctl1\n" in out.getvalue()
