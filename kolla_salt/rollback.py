@@ -59,6 +59,8 @@ def able(header: Mapping[str, Any]) -> str:
         return f"{run_id} is going on (process {header.get('pid')}); wait for its end"
     if "*" in returned(header):
         return f"{run_id} was rolled back by {header['returned']['*']}"
+    if header.get("continued_by"):
+        return f"{run_id} was gone on with by {header['continued_by']}; both are taken back by rolling back that one"
     if header.get("finished_upgrade"):
         return f"{run_id} was finished ('upgrade --finish'): what it replaced was given up"
     return ""
@@ -73,7 +75,7 @@ def last(root: Path) -> runs.Run:
     Raises:
         RollbackError: there is none.
     """
-    for header in reversed(runs.headers(root)):
+    for header in reversed(headers(root)):
         record = runs.Run(root, str(header["id"]))
         if not able(header) and touched(record.plan(), record.steps()):
             return record
@@ -144,21 +146,26 @@ def prepare(
         restore_database: bring back databases whose schemas were contracted.
 
     Returns:
-        ``run`` and its ``verb``; ``whole``: all of it; ``hosts`` (service -> hosts) that are taken back; ``touched``:
-        all that the run changed; ``keeping``: where something must be kept; ``restore``: services whose databases are
-        restored -> snapshots; ``restored``: those of an interrupted rollback that were; ``steps``; ``notes``: what can
-        not be returned; ``afterwards``: what to do with the site.
+        ``run`` and its ``verb``; ``runs``: it, and those that it went on with; ``whole``: all of it; ``hosts`` (service
+        -> hosts) that are taken back; ``touched``: all that the run changed; ``keeping``: where something must be kept;
+        ``restore``: services whose databases are restored -> snapshots; ``restored``: those of an interrupted rollback
+        that were; ``steps``; ``notes``: what can not be returned; ``afterwards``: what to do with the site.
 
     Raises:
         RollbackError: it cannot be taken back.
         runs.UnknownRun: there is no such run.
     """
     record = last(root) if run_id in ("", "last") else runs.load(run_id, root)
-    header = runs.told(record)
+    header = next(item for item in headers(root) if item["id"] == record.id)
     if why := able(header):
         raise RollbackError(why)
-    done = list(record.steps())
-    all_of_it = touched(record.plan(), done)
+    earlier = [runs.Run(root, name) for name in sorted(header.get("continues") or ()) if name in runs.list_ids(root)]
+    header = together([*(one.header() for one in earlier), header])
+    done = [step for one in (*earlier, record) for step in one.steps()]
+    all_of_it: dict[str, list[str]] = {}
+    for one in (*earlier, record):
+        for name, there in touched(one.plan(), one.steps()).items():
+            all_of_it[name] = list(dict.fromkeys([*all_of_it.get(name, ()), *there]))
     back = sorted(set(returned(header)) & set(services))
     if back:
         raise RollbackError(f"{', '.join(back)} of {record.id} was rolled back by {header['returned'][back[0]]}")
@@ -194,6 +201,7 @@ def prepare(
     waiting = {name: snapshot for name, snapshot in restore.items() if name not in restored}
     return {
         "run": record.id,
+        "runs": ",".join([*(one.id for one in earlier), record.id]),
         "verb": header["verb"],
         "whole": set(hosts) == set(all_of_it),
         "hosts": hosts,
@@ -203,8 +211,43 @@ def prepare(
         "restored": restored,
         "steps": steps(resolver, hosts, waiting),
         "notes": notes(header, done, hosts, bool(waiting)),
-        "afterwards": afterwards(header, _site_changes(record, root)),
+        "afterwards": afterwards(header, _site_changes(earlier[0] if earlier else record, root)),
     }
+
+
+def headers(root: Path) -> list[dict[str, Any]]:
+    """Return ``run.json`` of every record, oldest first, with ``continued_by`` where a later run went on with it.
+
+    Args:
+        root: folder of the records.
+    """
+    found = runs.headers(root)
+    for header in found:
+        if header.get("continues") and (header.get("phases") or header.get("begun") or header.get("snapshots")):
+            for other in found:
+                if other["id"] in header["continues"]:
+                    other["continued_by"] = header["id"]
+    return found
+
+
+def together(chain: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the header of the last of several runs that went on with one another, with what all of them did.
+
+    Args:
+        chain: headers, oldest first.
+    """
+    whole = dict(chain[-1])
+    for field in ("phases", "begun", "snapshots"):
+        merged: dict[str, Any] = {}
+        for header in chain:
+            for service, value in (header.get(field) or {}).items():
+                if field == "phases":
+                    merged[service] = list(dict.fromkeys([*merged.get(service, ()), *value]))
+                elif field == "begun" or service not in merged:
+                    merged[service] = value  # of snapshots the first one counts
+        whole[field] = merged
+    whole["from"] = chain[0].get("from") or whole.get("from")
+    return whole
 
 
 def created(done: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -498,12 +541,20 @@ def steps(
 
 @dataclass
 class Backwards(Progress):
-    """What has gone wrong so far in a rollback: a service waits for those that require it, on all hosts."""
+    """What has gone wrong so far in a rollback: a service waits for those that require it, on all hosts.
+
+    Attributes:
+        restoring: services whose databases are restored: none of their containers starts unless that was done.
+    """
+
+    restoring: Collection[str] = ()
 
     def obstacle(self, service: str, host: str) -> str:
         """Return why ``service`` cannot be taken back on ``host``, or an empty string."""
         if host in self.unknown:
             return f"{host} does not answer"
+        if service in self.restoring and any(name == service for name, _ in self.failed):
+            return "its databases were not restored, or it failed on another host"
         for other in sorted(needed_by(service, self.requires)):
             for name, where in sorted(self.failed):
                 if name == other:
@@ -527,4 +578,5 @@ def progress(decls: Mapping[str, Any], back: Mapping[str, Any], **more: Any) -> 
     for service, hosts in back["hosts"].items():
         for host in hosts:
             placed.setdefault(host, set()).add(service)
-    return Backwards(requires=requires, primaries={}, placed=placed, **more)
+    restoring = set(back.get("restore") or ()) - set(back.get("restored") or ())
+    return Backwards(requires=requires, primaries={}, placed=placed, restoring=restoring, **more)

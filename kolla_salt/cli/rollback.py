@@ -74,7 +74,7 @@ def _look(
             placed.setdefault(host, set()).add(service)
     wanted = sls_by_host(back["steps"], placed)
     present, unknown = master.present(list(wanted))
-    answers = master.ask(present, "kolla_kept.survey", sls=told(wanted), run=back["run"])
+    answers = master.ask(present, "kolla_kept.survey", sls=told(wanted), run=back["runs"])
     broken = {host: said for host, said in answers.items() if not isinstance(said, dict) or said["errors"]}
     if broken:
         lines = [

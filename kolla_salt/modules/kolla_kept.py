@@ -56,23 +56,27 @@ def _owners() -> tuple[dict[str, str], dict[str, str]]:
 
 
 def _of_services(run: str) -> dict[str, dict[str, Any]]:
-    """Return what is kept of a run, by service: ``containers``, ``folders`` and ``steps``."""
+    """Return what is kept of a run, by service: ``containers``, ``folders`` and ``steps``.
+
+    :param run: id of the run, or of several that went on with one another, separated by commas: the oldest one counts
+    """
     store = kept.Store()
     containers, steps = _owners()
-    folders = store.folders(run)
     found: dict[str, dict[str, Any]] = {}
 
     def add(service: str | None, kind: str, name: str, item: Any) -> None:
         parts = found.setdefault(service or "", {"containers": {}, "folders": {}, "steps": {}})
-        parts[kind][name] = item
+        parts[kind].setdefault(name, item)
 
-    for component, folder in folders.items():
-        add(folder.service, "folders", component, folder)
-    for name, entry in store.entries(run).items():
-        folder = folders.get(entry.component or "")
-        add(containers.get(name) or (folder.service if folder else None), "containers", name, entry)
-    for stamp, remembered in store.steps(run).items():
-        add(steps.get(stamp), "steps", stamp, remembered)
+    for one in sorted(run.split(",")):
+        folders = store.folders(one)
+        for component, folder in folders.items():
+            add(folder.service, "folders", component, folder)
+        for name, entry in store.entries(one).items():
+            folder = folders.get(entry.component or "")
+            add(containers.get(name) or (folder.service if folder else None), "containers", name, entry)
+        for stamp, remembered in store.steps(one).items():
+            add(steps.get(stamp), "steps", stamp, remembered)
     return found
 
 
@@ -162,7 +166,7 @@ def _later(run: str, found: dict[str, Any]) -> dict[str, list[str]]:
     """Return the runs that have changed since what ``run`` has changed."""
     store, later = kept.Store(), {}
     for other in store.runs():
-        if other <= run:
+        if other <= max(run.split(",")):
             continue
         entries, folders = store.entries(other), store.folders(other)
         same = [
@@ -184,7 +188,7 @@ def apply(services: Any, run: str, role: str = "back", test: bool = False, pilla
     The result is that of a state run: one state per container and configuration folder, in reverse order.
 
     :param services: names (list, or separated by commas)
-    :param run: id of the run
+    :param run: id of the run, or of several that went on with one another, separated by commas
     :param role: ``back``, or ``stop`` to stop the containers that will be exchanged
     :param test: only predict
     :param pillar: what the job is a part of; for who watches it
@@ -228,19 +232,19 @@ def _states(service: str, parts: dict[str, Any], run: str, role: str) -> list[tu
     exchanged = [entry.name for entry in last_first if entry.replaces]
     if role == "stop":
         return [(name, "kolla_kept", "stopped", {}) for name in exchanged]
-    states = [(name, "kolla_kept", "returned", {"run": run}) for name in exchanged]
+    states = [(name, "kolla_kept", "returned", {"run": entries[name].run}) for name in exchanged]
     states += [
-        (f"{entry.name}: settings", "kolla_kept", "returned", {"name": entry.name, "run": run})
+        (f"{entry.name}: settings", "kolla_kept", "returned", {"name": entry.name, "run": entry.run})
         for entry in last_first
         if not entry.replaces
     ]
     by_exchange = {entry.component for entry in entries.values() if entry.replaces}
     for component, folder in parts["folders"].items():
         if component not in by_exchange:
-            states.append((folder.directory, "kolla_kept", "files_returned", {"run": run}))
+            states.append((folder.directory, "kolla_kept", "files_returned", {"run": folder.run}))
         for name in _readers(folder):
             if name not in exchanged:
-                states.append((name, "kolla_kept", "reread", {"run": run, "component": component}))
+                states.append((name, "kolla_kept", "reread", {"run": folder.run, "component": component}))
     states.append((f"{service}: what was kept", "kolla_kept", "used_up", {"run": run, "service": service}))
     return states
 
@@ -395,10 +399,14 @@ def use_up(service: str, run: str) -> str:
             write_atomically(path, json.dumps(remembered, indent=1, sort_keys=True).encode())
         else:
             path.unlink(missing_ok=True)
-    store.drop_steps(run, parts.get("steps", {}))
-    for folder in parts.get("folders", {}).values():
-        store.drop_folder(folder)
-    store.tidy(run)
+    for one in run.split(","):
+        mine = _of_services(one).get(service) or {}
+        # What is left of containers is between the two: what an earlier run made, and a later one replaced.
+        __salt__["kolla_container.drop"](one, list(mine.get("containers", ())))
+        for folder in mine.get("folders", {}).values():
+            store.drop_folder(folder)
+        store.drop_steps(one, mine.get("steps", ()))
+        store.tidy(one)
     return f"{service} is what it was before {run}"
 
 

@@ -79,7 +79,7 @@ def stop(step: dict[str, Any]) -> dict[str, Any]:
     run, began, service = _run(), time.time(), step["services"][0]
     hosts = [host for host in step["minions"] if host not in run["progress"].unknown]
     answers = __salt__["kolla_run.ask"](
-        hosts, "kolla_kept.apply", services=[service], run=run["back"]["run"], role="stop"
+        hosts, "kolla_kept.apply", services=[service], run=run["back"]["runs"], role="stop"
     )
     return {host: _outcome(host, began, service, answers.get(host)) for host in hosts}
 
@@ -162,9 +162,10 @@ def end() -> dict[str, Any]:
             bad |= set(step.get("left_out") or {})
         good = sorted(set(back["hosts"]) - bad)
         whole = back["whole"] and not bad and run["result"] == "ok"
-        record = runs.load(back["run"], run["record"].root)
-        noted = {**(record.header().get("returned") or {}), **dict.fromkeys(good, run["record"].id)}
-        if whole or set(back["touched"]) <= set(noted):
-            noted["*"] = run["record"].id
-        record.update(returned=noted)
+        for name in back["runs"].split(","):
+            record = runs.load(name, run["record"].root)
+            noted = {**(record.header().get("returned") or {}), **dict.fromkeys(good, run["record"].id)}
+            if whole or set(back["touched"]) <= set(noted):
+                noted["*"] = run["record"].id
+            record.update(returned=noted)
     return __salt__["kolla_run.end"]()

@@ -261,7 +261,7 @@ def begin(
         freshness.mark(records_root(), digest)
     more = {"verb": verb} if verb == UPGRADE else {}
     look = "kolla_kept.survey" if back else "kolla_node.survey"
-    more |= {"run": back["run"]} if back else {}
+    more |= {"run": back["runs"]} if back else {}
     answers = _ask(present, look, sls=told(wanted), containers=True, **more)
     surveys = {host: said["ret"] for host, said in answers.items()}
     run["seconds"]["dry run"] = round(time.time() - started, 3)
@@ -653,7 +653,7 @@ def _states(
     """
     function = "kolla_kept.apply" if back else "state.sls"
     kwarg: dict[str, Any] = {"pillar": pillar, **({"test": True} if test else {})}
-    kwarg |= {"run": back["run"]} if back else {}
+    kwarg |= {"run": back["runs"]} if back else {}
     with salt.client.LocalClient(mopts=dict(opts)) as client:
         answers: dict[str, Any] = {}
         for answer in client.cmd_iter(hosts, function, [",".join(sls)], tgt_type="list", kwarg=kwarg):

@@ -112,7 +112,7 @@ def test_a_replaced_container_is_kept_stopped_without_restarts_and_returned_as_i
     assert [item["name"] for item in run(None).list() if item["name"].startswith(name)] == [name]
 
     done = run(None).take_back(name, SECOND)
-    assert done["action"] == "returned"
+    assert done["action"] == "recreated"
     assert present(engine, name) == {"": before}
     # The site of that time has nothing to do.
     assert deployed(run(None), name, **spec)["changes"] == {}
@@ -143,7 +143,7 @@ def test_a_removed_container_comes_back(run, name, spec, engine, before):
     assert run(SECOND).absent(name) is True
     assert set(present(engine, name)) == {f".{SECOND}"}
     assert run(None).state(name) == "absent"
-    assert run(None).take_back(name, SECOND)["action"] == "returned"
+    assert run(None).take_back(name, SECOND)["action"] == "created"
     assert present(engine, name) == {"": before}
 
 
@@ -205,7 +205,7 @@ def test_an_old_container_that_does_not_come_up_leaves_both_and_the_same_command
         run(None).take_back(name, SECOND)
     assert set(present(engine, name)) == {"", ".undone"}
     (config_dir / "app.conf").write_text("one\n")
-    assert run(None).take_back(name, SECOND)["action"] == "returned"
+    assert run(None).take_back(name, SECOND)["action"] == "recreated"
     assert present(engine, name) == {"": before}
 
 
@@ -250,7 +250,7 @@ def test_a_run_killed_at_any_moment_is_ended_by_the_next_and_taking_that_back_re
         assert len(aside) == 1 and now[aside[0]] == (before[0], False, "no"), (moment, now)
         assert now[""][1:] == (True, "unless-stopped")
 
-        assert run(None).take_back(mine, holder.run)["action"] == "returned"
+        assert run(None).take_back(mine, holder.run)["action"] == "recreated"
         assert present(engine, mine) == {"": before}, moment
         assert (config_dir / "app.conf").read_text() == "one\n", moment
         assert deployed(run(None), mine, **spec)["changes"] == {}, moment

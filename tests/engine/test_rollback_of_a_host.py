@@ -77,7 +77,7 @@ def test_a_service_whose_container_was_replaced_is_what_it_was(host, engine, nam
     survey = call(host, "survey", ["web", "other"], run=SECOND)
     assert (survey["failed"], survey["errors"], survey["later"]) == ([], [], {})
     predicted = {state["id"]: state["changes"] for state in survey["states"]}
-    assert predicted[name]["state"] == {"old": "running", "new": "returned"}
+    assert predicted[name]["state"] == {"old": "running", "new": "recreated"}
     assert predicted[name]["config"]["new"] == ["app.conf"]
     assert images[0] in predicted[name]["image"]["new"]
 
@@ -194,3 +194,23 @@ def test_finish_drops_containers_folders_and_images_that_nothing_uses(host, engi
     assert f"{name}.{upgrade}" not in engine.containers()
     engine.act("tidy up", "remove_container", f"{name}_other")
     engine.act("tidy up", "remove_image", tag)
+
+
+def test_runs_that_went_on_with_one_another_are_taken_back_at_once(host, engine, name, spec, images, config_dir):
+    one, two = "20260714-130000-upgrade", "20260714-140000-upgrade"
+    deploy(host, FIRST, name, spec)
+    before = inspect(engine, name)
+    store = kept.Store()
+    store.keep_folder(one, str(config_dir), "web")
+    (config_dir / "app.conf").write_text("two\n")
+    deploy(host, one, name, {**spec, "image": images[1]})
+    store.keep_folder(two, str(config_dir), "web")
+    (config_dir / "app.conf").write_text("three\n")
+    deploy(host, two, name, {**spec, "image": images[1], "user": "0"})
+    real = results(call(host, "apply", "web", f"{one},{two}"))
+    assert all(state["result"] is True for state in real.values()), real
+    engine.forget()
+    assert [found for found in engine.containers() if found.startswith(name)] == [name]
+    assert inspect(engine, name)[0] == before[0]
+    assert (config_dir / "app.conf").read_text() == "one\n"
+    assert store.runs() == []

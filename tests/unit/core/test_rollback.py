@@ -244,3 +244,41 @@ def test_the_site_that_still_says_it_is_told_with_what_to_set_back():
     assert "Set back: web_port in globals.yml" in rollback.afterwards(header, differs)
     upgrade = {"id": "20260714-110000-upgrade", "verb": "upgrade", "from": "2025.2"}
     assert "openstack_release: '2025.2'" in rollback.afterwards(upgrade, [])
+
+
+FIRST_PART, SECOND_PART = "20260714-110000-upgrade", "20260714-120000-upgrade"
+
+
+def test_an_upgrade_that_went_on_with_another_is_taken_back_with_it(resolver, root, record):
+    record(
+        FIRST_PART, result="failed", changed=[replaced("web_api", "web")],
+        phases={"web": ["expand", "containers"]}, snapshots={"web": SNAPSHOT}, **{"from": "2025.2"},
+    )  # fmt: skip
+    record(
+        SECOND_PART, changed=[replaced("base_api", "base"), change("web_contract", "web", "kolla_container.ran")],
+        phases={"web": ["contract"], "base": ["containers"]}, continues=[FIRST_PART],
+        snapshots={"web": {**SNAPSHOT, "taken": 2e9}}, **{"from": "2025.2, 2026.1"},
+    )  # fmt: skip
+    with pytest.raises(rollback.RollbackError, match=f"gone on with by {SECOND_PART}"):
+        rollback.prepare(resolver, root, FIRST_PART)
+    with pytest.raises(rollback.RollbackError, match="schema of web was contracted"):
+        rollback.prepare(resolver, root)
+    found = rollback.prepare(resolver, root, restore_database=True)
+    assert found["runs"] == f"{FIRST_PART},{SECOND_PART}"
+    assert set(found["hosts"]) == {"web", "base"} and found["whole"]
+    assert found["restore"] == {"web": SNAPSHOT}  # that of before both
+    assert "openstack_release: '2025.2'" in found["afterwards"]
+
+
+def test_an_upgrade_that_was_given_again_and_did_nothing_leaves_the_first_one_alone(resolver, root, record):
+    record(FIRST_PART, result="failed", phases={"web": ["containers"]})
+    record(SECOND_PART, result="failed", changed=[], continues=[FIRST_PART], phases={}, begun={}, snapshots={})
+    assert rollback.prepare(resolver, root)["run"] == FIRST_PART
+
+
+def test_no_old_container_starts_on_a_database_that_was_not_restored(decls):
+    back = {"hosts": {"web": ["ctl1", "ctl2"]}, "restore": {"web": SNAPSHOT}, "restored": {}}
+    progress = rollback.progress(decls, back)
+    assert progress.obstacle("web", "ctl2") == ""
+    progress.fail("web", "ctl1")
+    assert "databases were not restored" in progress.obstacle("web", "ctl2")
