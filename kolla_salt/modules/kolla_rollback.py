@@ -101,9 +101,8 @@ def database(step: dict[str, Any]) -> dict[str, Any]:
     if any(name == service for name, _ in run["progress"].failed):
         return {host: _failed(run, host, began, service, "its containers could not all be stopped")}
     snapshot = run["back"]["restore"][service]
-    # A snapshot that an earlier part of an upgrade took lies in the folder of that run.
-    of = str(snapshot["path"]).rstrip("/").split("/")[-2]
-    answer = __salt__["kolla_run.ask"]([host], "kolla_db.restore", run=of, service=service).get(host)
+    # Which may be an earlier one that the upgrade went on with.
+    answer = __salt__["kolla_run.ask"]([host], "kolla_db.restore", run=snapshot["run"], service=service).get(host)
     if not isinstance(answer, dict):
         why = outcome.last_words(str(answer)) if answer else "no answer"
         return {host: _failed(run, host, began, service, why)}
