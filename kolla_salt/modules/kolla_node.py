@@ -90,6 +90,9 @@ def survey(sls: Any, images: bool = True, containers: bool = False, verb: str = 
         # What a member of a cluster has must be known before another one decides whether there is a cluster.
         if f"kolla_{service}.announce" in __salt__:
             __salt__[f"kolla_{service}.announce"]()
+    if containers:
+        # A state run gets a copy of this job's context; an engine that is in it is asked only once about a container.
+        _containers()
     told = {"pillar": {"kolla_step": {"verb": verb}}} if verb else {}
     returned = __salt__["state.sls"](",".join(sls), test=True, concurrent=True, **told)
     # A prediction that fails is an answer, not a failed job.
