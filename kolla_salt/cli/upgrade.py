@@ -84,14 +84,14 @@ def _further(headers: list[dict[str, Any]], services: list[str]) -> list[str]:
     last = next((header for header in reversed(headers) if header.get("verb") == rules.VERB), None)
     if last is None or not (last.get("phases") or last.get("snapshots")):
         return []
+    # The newest first: what it goes on with is taken back with it.
+    back = f"{last['continues'][-1]} --through" if last.get("continues") else last["id"]
     if last.get("result") == "ok":
-        return [
-            f"The release before is kept. Back: kolla-salt rollback {last['id']}. For good: kolla-salt upgrade --finish"
-        ]
+        return [f"The release before is kept. Back: kolla-salt rollback {back}. For good: kolla-salt upgrade --finish"]
     asked = "".join(f" --service {name}" for name in services)
     return [
         f"The cloud goes on with what it has. Continue: kolla-salt upgrade{asked}",
-        f"Or go back: kolla-salt rollback {last['id']}",
+        f"Or go back: kolla-salt rollback {back}",
     ]
 
 
