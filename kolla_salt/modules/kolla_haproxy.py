@@ -131,8 +131,8 @@ def ready(targets: list[str], timeout: float = READY_TIMEOUT) -> dict[str, Any]:
     known = servers()
     wanted = [target for target in targets if target in known]
     for target in wanted:
-        if _haproxy.is_out(known[target]["status"]):
-            _set(target, "ready")
+        # Whatever its status: of one whose checks fail it does not tell that it was taken out as well.
+        _set(target, "ready")
     deadline = time.monotonic() + timeout
     while True:
         found = servers()

@@ -82,6 +82,7 @@ class Fake:
 
     def __init__(self, path):
         self.rows, self.sessions, self.commands = dict(ROWS), {}, []
+        self.well, self.out = dict(ROWS), {}
         self.link = socket.socket(socket.AF_UNIX)
         self.link.bind(str(path))
         self.link.listen()
@@ -98,12 +99,19 @@ class Fake:
                 self.commands.append(text)
                 client.sendall(self.answer(text).encode())
 
+    def check(self, target, status):
+        """Tell of a server as HAProxy does: that it is drained is not to be seen while its checks fail."""
+        self.well[target] = status
+        out = self.out.get(target)
+        self.rows[target] = status if not out or (out == "DRAIN" and status == "DOWN") else out
+
     def answer(self, text):
         words = text.split()
         if words[:2] == ["show", "stat"]:
             return stat(self.rows, self.sessions)
         if words[:2] == ["set", "server"] and words[2] in self.rows:
-            self.rows[words[2]] = {"drain": "DRAIN", "maint": "MAINT", "ready": "UP"}[words[4]]
+            self.out[words[2]] = {"drain": "DRAIN", "maint": "MAINT", "ready": ""}[words[4]]
+            self.check(words[2], self.well[words[2]])
             return "\n"
         return "No such server.\n"
 
@@ -143,8 +151,15 @@ def test_connections_are_waited_for_and_named_when_they_do_not_end(running):
 
 def test_a_server_that_stays_down_is_named(running):
     assert module.ready(["mariadb_back/ctl2"], timeout=0.3) == {"up": [], "down": {"mariadb_back/ctl2": "DOWN"}}
-    # Nobody took it out, so nobody puts it in.
-    assert not [text for text in running.commands if text.startswith("set")]
+
+
+def test_a_server_that_is_down_when_it_is_put_in_again_is_in_once_it_is_well(running):
+    target = "keystone_back/ctl1"
+    module.drain({target: "drain"}, timeout=1)
+    running.check(target, "DOWN")
+    assert module.ready([target], timeout=0.3)["down"] == {target: "DOWN"}
+    running.check(target, "UP")
+    assert running.rows[target] == "UP"
 
 
 def test_no_haproxy_is_an_error_that_says_where(tmp_path, monkeypatch):
