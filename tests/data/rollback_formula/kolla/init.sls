@@ -1,0 +1,2 @@
+#!yaml|kolla
+# The declaration holds options only.
