@@ -195,21 +195,24 @@ class Broker:
         """Enable a feature flag; this cannot be undone."""
         self.request("PUT", f"/feature-flags/{_quote(name)}/enable", {"name": name})
 
+    def nodes(self) -> dict[str, dict[str, Any]]:
+        """Return the members: name -> ``running``, ``alarms``, ``partitions``."""
+        return {
+            node["name"]: {
+                "running": bool(node["running"]),
+                "alarms": [kind for kind in ("mem", "disk_free") if node.get(f"{kind}_alarm")],
+                "partitions": node.get("partitions", []),
+            }
+            for node in self.request("GET", "/nodes")
+        }
+
     def status(self) -> dict[str, Any]:
         """Return the cluster's name, versions, members with alarms and partitions, and number of queues."""
         overview = self.request("GET", "/overview")
-        nodes = self.request("GET", "/nodes")
         return {
             "cluster": overview["cluster_name"],
             "version": overview["rabbitmq_version"],
-            "nodes": {
-                node["name"]: {
-                    "running": bool(node["running"]),
-                    "alarms": [kind for kind in ("mem", "disk_free") if node.get(f"{kind}_alarm")],
-                    "partitions": node.get("partitions", []),
-                }
-                for node in nodes
-            },
+            "nodes": self.nodes(),
             "queues": overview.get("object_totals", {}).get("queues", 0),
         }
 
