@@ -84,10 +84,11 @@ def test_a_killed_server_is_out_from_then_until_it_answers_again(api):
         time.sleep(0.5)
     receipt = probe.stop()
     entry, late = receipt.entries[0], slack(receipt)
-    assert list(entry["said"]) == ["connection refused"]
+    # One that was under way when the server was killed is reset.
+    assert "connection refused" in entry["said"] and set(entry["said"]) <= {"connection refused", "connection reset"}
     assert len(entry["outages"]) == 1
     begin, end = entry["outages"][0]
-    assert down - 0.02 <= begin <= down + 1 / RATE + late
+    assert down - 0.02 - late <= begin <= down + 1 / RATE + late
     assert up <= end <= up + 1 / RATE + late
     assert 0.3 * RATE <= entry["failed"] <= 0.8 * RATE + 2
     assert entry["longest_gap"] >= 0.8 and entry["outage"] == pytest.approx(end - begin, abs=0.002)
@@ -169,7 +170,8 @@ def test_slow_answers_are_good_and_measured(api):
     receipt = watch(api, 0.8)
     entry = receipt.entries[0]
     assert entry["failed"] == 0
-    assert 0.2 <= entry["p50"] < 0.2 + slack(receipt) and entry["requests"] >= 3
+    # The server begins to wait when it has been asked; clocks tick in steps.
+    assert 0.19 <= entry["p50"] < 0.2 + slack(receipt) and entry["requests"] >= 3
 
 
 def test_stopping_waits_for_what_is_on_its_way(api):
