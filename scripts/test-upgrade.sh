@@ -5,26 +5,9 @@
 # The cloud that is in the sandbox is removed. Output of the parts and figures: build/test-upgrade/.
 set -uo pipefail
 cd "$(dirname "$0")/.."
-export PATH="$PWD/.venv/bin:$PATH"
 export OLD=${OLD:-2025.2} NEW=${NEW:-2026.1} NODES=${NODES:-1}
 logs=build/test-upgrade
-mkdir -p "$logs"
-begin=$SECONDS
-export KOLLA_SALT_SITE=${KOLLA_SALT_SANDBOX_DIR:-/var/lib/kolla-salt/sandbox}/site
-
-part() {
-    local name=$1 limit=$2 start=$SECONDS
-    shift 2
-    printf '== %s\n' "$name"
-    if timeout --kill-after=30 "$limit" "$@" >"$logs/$name.log" 2>&1; then
-        printf '   %s: ok, %d s\n' "$name" $((SECONDS - start))
-        return 0
-    fi
-    printf '   %s: FAILED after %d s (limit %d s); the last lines of %s:\n' "$name" $((SECONDS - start)) "$limit" "$logs/$name.log"
-    tail -n 60 "$logs/$name.log" | sed 's/^/   | /'
-    printf '\nFAILED: %s, %d s\n' "$name" $((SECONDS - begin))
-    exit 1
-}
+. scripts/parts.sh
 
 part images-new 3600 kolla-salt images ensure --release "$NEW"
 part images-old 3600 kolla-salt images ensure --release "$OLD"
