@@ -187,7 +187,7 @@ def test_a_container_that_only_read_other_files_reads_the_old_ones_again(
 
 def test_what_somebody_removed_can_not_be_returned_and_the_present_one_goes_on(run, name, spec, images, engine, before):
     deployed(run(SECOND), name, **{**spec, "image": images[1]})
-    engine.act("be tidy", "remove_container", f"{name}.{SECOND}")
+    engine.act("be tidy", "remove_container", f"{name}.{SECOND}", v=True)
     now = present(engine, name)
     with pytest.raises(CommandExecutionError, match=f"{images[0]}.* is gone.*kolla-salt deploy"):
         run(None).take_back(name, SECOND)

@@ -192,7 +192,7 @@ def test_finish_drops_containers_folders_and_images_that_nothing_uses(host, engi
     assert upgrade not in call(host, "list")
     engine.forget()
     assert f"{name}.{upgrade}" not in engine.containers()
-    engine.act("tidy up", "remove_container", f"{name}_other")
+    engine.act("tidy up", "remove_container", f"{name}_other", v=True)
     engine.act("tidy up", "remove_image", tag)
 
 
