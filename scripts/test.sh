@@ -26,7 +26,7 @@ part() {
 # What tests look at the cloud with, and programs whose configuration files they have checked.
 tools=""
 for pair in chromium:chromium chromedriver:chromium-driver logrotate:logrotate cpio:cpio \
-    mariadbd:mariadb-server-core my_print_defaults:mariadb-client-core mariadb-dump:mariadb-client pgrep:procps; do
+    mariadbd:mariadb-server-core my_print_defaults:mariadb-client-core pgrep:procps; do
     PATH=$PATH:/usr/sbin:/usr/local/sbin command -v "${pair%%:*}" >/dev/null || tools+=" ${pair##*:}"
 done
 # shellcheck disable=SC2086 # a list of package names
