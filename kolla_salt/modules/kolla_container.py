@@ -866,8 +866,9 @@ def _start_again(engine: Engine, entry: kept.Entry, old: dict[str, Any], declare
         return
     spec = _in_the_manner(name, old["stamp"], old["image"], entry.component, declared)
     files = _container.digest(spec.config_dir) if spec.config_dir else {}
-    if state(name) != "running":
-        engine.act(f"start {name}", "start", name)
+    found = engine.inspect(name)
+    if found and _container.state_of(found) != "running":
+        _unpause_or_start(engine, spec, found)
     _await(spec)
     inspect = engine.inspect(name)
     if inspect and spec.config_dir:
