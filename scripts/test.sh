@@ -26,19 +26,19 @@ part() {
 # What tests look at the cloud with, and programs whose configuration files they have checked.
 tools=""
 for pair in chromium:chromium chromedriver:chromium-driver logrotate:logrotate cpio:cpio \
-    mariadbd:mariadb-server-core my_print_defaults:mariadb-client-core pgrep:procps; do
+    mariadbd:mariadb-server-core mariadb-dump:mariadb-client pgrep:procps; do
     PATH=$PATH:/usr/sbin:/usr/local/sbin command -v "${pair%%:*}" >/dev/null || tools+=" ${pair##*:}"
 done
 # shellcheck disable=SC2086 # a list of package names
 [ -z "$tools" ] || part tools bash -c "apt-get -qq update && DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 \
     apt-get -qq install -y --no-install-recommends $tools"
 part lint make -s lint
-part unit pytest -q -m "not engine and not cloud and not salt and not ha and not upgrade"
+part unit pytest -q -n 2 -m "not engine and not cloud and not salt and not ha and not upgrade"
 # A cloud that is there already would be tested as it is: begin with none.
 part sandbox-down kolla-salt sandbox down
 if part images kolla-salt images ensure && part sandbox-up kolla-salt sandbox up --nodes 1; then
-    part salt pytest -q -m salt
-    part engine pytest -q -m "engine and not salt"
+    # They wait most of the time: for a master, a container, a database.
+    part salt-and-engine pytest -q -n 4 --dist loadfile -m "salt or engine"
     part cloud pytest -q -x -m cloud
 else
     echo "   the tests that need an engine or a cloud did not run, since there is no sandbox"

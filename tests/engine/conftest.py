@@ -22,7 +22,7 @@ from kolla_salt.sandbox.errors import SandboxError
 from kolla_salt.sandbox.node import find_node
 from kolla_salt.sandbox.paths import find_paths
 
-IMAGE = "localhost/kolla-salt-test/app"  # podman takes a name without a registry for one on Docker Hub
+IMAGE = "localhost/kolla-salt-test-{}/app"  # podman takes a name without a registry for one on Docker Hub
 
 # As kolla_start does: copy the configuration in, then become the program.
 KOLLA_START = """#!/bin/sh
@@ -122,15 +122,16 @@ def _archive() -> bytes:
 
 
 @pytest.fixture(scope="session")
-def images(engine_url):
+def images(engine_url, worker_id):
     """Two images of the same content but for one label and one variable."""
     client = Engine(engine_url).sdk
     archive = _archive()
+    image = IMAGE.format(worker_id)  # tests run side by side
     for tag in ("1", "2"):
         # What Kolla's images have: variables, a label, a command; and a health check, which they do not.
         client.import_image_from_data(
             archive,
-            repository=f"{IMAGE}:{tag}",
+            repository=f"{image}:{tag}",
             changes=[
                 "ENV PATH=/bin",
                 f"ENV KOLLA_BASE_DISTRO=debian RELEASE={tag}",
@@ -139,9 +140,9 @@ def images(engine_url):
                 "VOLUME /var/scratch",
             ],
         )
-    yield [f"{IMAGE}:1", f"{IMAGE}:2"]
+    yield [f"{image}:1", f"{image}:2"]
     for tag in ("1", "2"):
-        client.remove_image(f"{IMAGE}:{tag}", force=True)
+        client.remove_image(f"{image}:{tag}", force=True)
 
 
 @pytest.fixture

@@ -29,6 +29,7 @@ ROOT = Path(__file__).resolve().parents[2]
 LIBRARY = Path("/usr/lib/galera/libgalera_smm.so")
 NEEDED = ("mariadbd", "mariadb-install-db", "wsrep_sst_rsync", "rsync")
 PASSWORD = "r00t-pw"
+PREFIX = "/tmp/ksg-"  # short, for unix sockets
 HOSTS = {"ctl1": "127.0.0.31", "ctl2": "127.0.0.32", "ctl3": "127.0.0.33"}
 PORTS = {"mariadb_port": 33306, "mariadb_wsrep_port": 34567, "mariadb_ist_port": 34568, "mariadb_sst_port": 34444}
 
@@ -261,7 +262,9 @@ class Cloud:
 
 @pytest.fixture(scope="module")
 def base():
-    found = Path(tempfile.mkdtemp(prefix="ks", dir="/tmp"))  # short, for unix sockets
+    # Databases outlive a killed run of the tests and hold the ports.
+    subprocess.run(["pkill", "--signal", "KILL", "--full", f"^mariadbd --defaults-file={PREFIX}"], check=False)
+    found = Path(tempfile.mkdtemp(prefix=Path(PREFIX).name, dir="/tmp"))
     found.chmod(0o755)
     yield found
     shutil.rmtree(found, ignore_errors=True)

@@ -55,7 +55,7 @@ def cloud(cluster, engine_url, engine_kind, engine, images, workdir):
                 "root": str(workdir),
                 "internal_vip_address": "127.0.0.99",
                 "docker_registry": "localhost",
-                "docker_namespace": "kolla-salt-test",
+                "docker_namespace": images[0].split("/")[1],
                 "container_engine": engine_kind,
                 "container_engine_socket": engine_url,
                 "web_image": images[0],
