@@ -10,6 +10,8 @@ States = dict[str, dict[str, list[dict[str, Any]]]]
 
 #: What every Kolla image does when a deployer does not say otherwise.
 CONFIG_STRATEGY = "COPY_ALWAYS"
+#: What every container sees of its host, where the host has it.
+HOST_PATHS = ("/etc/localtime", "/etc/timezone")
 ENGINE_FIELDS = (
     "privileged", "cap_add", "cap_drop", "security_opt", "devices", "pid_mode", "ipc_mode", "cgroupns_mode", "tmpfs",
     "network_mode", "shm_size", "labels", "stop_signal", "stop_timeout",
@@ -61,14 +63,13 @@ def container_spec(
 ) -> dict[str, Any]:
     """Return the specification of ``container`` as ``kolla_container`` creates and compares it.
 
-    :param facts: what is known of the machine: ``paths``, the optional host paths that exist (default: both
-        ``/etc/localtime`` and ``/etc/timezone``).
+    :param facts: what is known of the machine: ``paths``, those of :data:`HOST_PATHS` that exist (default: all).
     """
     decl = resolver.declarations[service]
     fields = decl["containers"][container]
     component = fields["component"]
     names = resolver.names(service, container=container, component=component)
-    host_paths = (facts or {}).get("paths", ("/etc/localtime", "/etc/timezone"))
+    host_paths = (facts or {}).get("paths", HOST_PATHS)
     spec: dict[str, Any] = {
         "image": resolver.image(str(resolver.evaluate(fields["image"], names))),
         "volumes": list(dict.fromkeys([

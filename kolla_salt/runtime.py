@@ -10,6 +10,7 @@ from salt.exceptions import CommandExecutionError
 
 from kolla_salt import declarations
 from kolla_salt.context import Resolver
+from kolla_salt.expand import HOST_PATHS
 
 
 def plain(value: Any) -> Any:
@@ -27,6 +28,11 @@ def pillar(data: Mapping[str, Any], key: str) -> Any:
     :param data: ``__pillar__`` of a loaded module.
     """
     return plain(data[key]) if key in data else None
+
+
+def facts() -> dict[str, Any]:
+    """Return what the specification of a container depends on of the machine itself (see ``expand.container_spec``)."""
+    return {"paths": [path for path in HOST_PATHS if os.path.exists(path)]}
 
 
 def resolver(opts: Mapping[str, Any], pillar_data: Mapping[str, Any], context: MutableMapping[str, Any]) -> Resolver:

@@ -27,9 +27,7 @@ def _resolver() -> Any:
 
 def _facts() -> dict[str, Any]:
     """What expansion needs to know of the machine itself."""
-    facts: dict[str, Any] = {
-        "paths": [path for path in ("/etc/localtime", "/etc/timezone") if os.path.exists(path)],
-    }
+    facts: dict[str, Any] = runtime.facts()
     if __opts__.get("test"):
         return facts
     try:

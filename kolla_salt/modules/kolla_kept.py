@@ -38,7 +38,7 @@ def _declared(name: str) -> dict[str, Any] | None:
     with contextlib.suppress(ContextError):
         for service in resolver.enabled_services():
             if resolver.containers(service).get(name):
-                return expand.container_spec(resolver, service, name)
+                return expand.container_spec(resolver, service, name, runtime.facts())
     return None
 
 

@@ -143,7 +143,7 @@ def _check(resolver: Any, host: str, service: str, check: dict[str, Any]) -> lis
             done = __salt__["kolla_container.exec"](check["container"], command, user=check["user"], check=False)
             status, output = done["exit_status"], done["output"]
         else:
-            spec = expand.run_once_spec(resolver, service, {"container": check["container"]})
+            spec = expand.run_once_spec(resolver, service, {"container": check["container"]}, runtime.facts())
             accepted = " ".join(str(number) for number in check["accept"])
             # The program's own exit status is the answer; whether it could be run at all is the container's.
             wrapper = (

@@ -85,25 +85,29 @@ class Cloud:
 
     def server(self) -> Any:
         """The server that `smoke --keep` left, with its floating address."""
-        found = [item for item in self.connection().compute.servers(details=True) if "smoke" in item.name]
+        found = [
+            item
+            for item in self.connection().compute.servers(details=True, all_projects=True)
+            if item.name == "kolla-salt-demo-server"
+        ]
         assert len(found) == 1, "expected the one server of `kolla-salt smoke --keep`"
         return found[0]
 
     def fill(self) -> None:
         """Make what users have."""
-        cloud = self.connection()
+        cloud, kept = self.connection(), f"kept-{os.getpid()}"
         self.made["users"] = [
-            cloud.identity.create_user(name=f"kept-{n}", password=f"Pw-{n}-kept").id for n in range(40)
+            cloud.identity.create_user(name=f"{kept}-{n}", password=f"Pw-{n}-kept").id for n in range(40)
         ]
-        self.made["projects"] = [cloud.identity.create_project(name=f"kept-{n}").id for n in range(40)]
-        self.made["networks"] = [cloud.network.create_network(name=f"kept-{n}").id for n in range(15)]
+        self.made["projects"] = [cloud.identity.create_project(name=f"{kept}-{n}").id for n in range(40)]
+        self.made["networks"] = [cloud.network.create_network(name=f"{kept}-{n}").id for n in range(15)]
         self.made["images"] = [
-            cloud.image.create_image(f"kept-{n}", data=b"data" * 1000, disk_format="raw", container_format="bare",
+            cloud.image.create_image(f"{kept}-{n}", data=b"data" * 1000, disk_format="raw", container_format="bare",
                                      wait=True).id
             for n in range(5)
         ]  # fmt: skip
         self.made["flavors"] = [
-            cloud.compute.create_flavor(name=f"kept-{n}", ram=64, vcpus=1, disk=0).id for n in range(5)
+            cloud.compute.create_flavor(name=f"{kept}-{n}", ram=64, vcpus=1, disk=0).id for n in range(5)
         ]
 
     def missing(self) -> dict[str, set[str]]:
