@@ -33,7 +33,10 @@ done
 [ -z "$tools" ] || part tools bash -c "apt-get -qq update && DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 \
     apt-get -qq install -y --no-install-recommends $tools"
 part lint make -s lint
-part unit pytest -q -n 2 -m "not engine and not cloud and not salt and not ha and not upgrade"
+unit="not engine and not cloud and not salt and not ha and not upgrade"
+part unit pytest -q -n 2 --ignore=tests/unit/availability -m "$unit"
+# It measures tenths of a second: nothing beside it.
+part unit-probe pytest -q tests/unit/availability -m "$unit"
 # A cloud that is there already would be tested as it is: begin with none.
 part sandbox-down kolla-salt sandbox down
 if part images kolla-salt images ensure && part sandbox-up kolla-salt sandbox up --nodes 1; then
