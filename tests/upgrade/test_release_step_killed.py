@@ -1,0 +1,99 @@
+"""An upgrade whose master, minion, engine or own process is killed, again and again; then the same command again."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import NEW, OLD, answer, figure, kolla_salt
+
+pytestmark = [pytest.mark.upgrade, pytest.mark.timeout(0)]
+
+#: How often something is killed in all; an upgrade takes as many of them as fit into it, then it is rolled back.
+KILLS = int(os.environ.get("KILLS", "6"))
+#: Seconds between two of them.
+BETWEEN = (3, 60)
+SEED = int(os.environ.get("SEED", "0")) or random.randrange(10**6)
+
+
+def master(host):
+    """The master with all its processes; a service manager would start it again."""
+    pattern = "^[^ ]*python[^ ]* [^ ]*salt-master "
+    subprocess.run(["pkill", "--signal", "KILL", "--full", pattern], check=False)
+
+
+def minion(host):
+    """A minion with all that its jobs have started."""
+    kolla_salt("sandbox", "exec", host, "--", "pkill", "-9", "-f", "salt-minion")
+
+
+def engine(host):
+    """A host's engine; its containers go on or come back, as it is set up."""
+    kolla_salt("sandbox", "exec", host, "--", "pkill", "-9", "-x", "dockerd")
+
+
+def command(host):
+    """The command itself, as a closed terminal or an operator does."""
+
+
+def killed(moment, what, host):
+    """Begin an upgrade and kill ``what`` after ``moment`` seconds; whether it was still going on, and its end."""
+    run = subprocess.Popen(
+        [sys.executable, "-m", "kolla_salt.cli.main", "upgrade", "--json"], stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, text=True, start_new_session=True,
+    )  # fmt: skip
+    try:
+        said, _ = run.communicate(timeout=moment)
+        return False, said
+    except subprocess.TimeoutExpired:
+        pass
+    what(host)
+    if what is command:
+        os.killpg(run.pid, signal.SIGKILL)
+    began = time.monotonic()
+    try:
+        said, _ = run.communicate(timeout=60 if what is master else 600)
+    except subprocess.TimeoutExpired:
+        os.killpg(run.pid, signal.SIGKILL)  # nobody is there to answer it
+        said, _ = run.communicate()
+    seconds = time.monotonic() - began
+    kolla_salt("sandbox", "up", timeout=300)
+    return True, f"{said[-600:]} ({seconds:.0f} s after the kill)"
+
+
+def test_an_upgrade_that_is_killed_at_random_moments_is_ended_by_the_same_command(cloud):
+    chance, kills, passes, machines = random.Random(SEED), [], 0, cloud.machines()
+    print(f"seed {SEED}", flush=True)
+    while len(kills) < KILLS:
+        assert all(tag.startswith(OLD) for tag in cloud.images().values())
+        cloud.name_release(NEW)
+        earlier = {item["id"] for item in answer("runs", "list")["runs"]}
+        while len(kills) < KILLS:
+            what, moment = chance.choice([master, minion, engine, command]), chance.uniform(*BETWEEN)
+            host = chance.choice(cloud.hosts)
+            going, said = killed(moment, what, host)
+            if not going:
+                break
+            kills.append([what.__name__, host, round(moment, 1)])
+            print(f"{len(kills)}: {kills[-1]}: {said[-300:]}", flush=True)
+        said = answer("upgrade", status=None)
+        assert said["ok"], json.dumps([kills, said.get("error"), said.get("first_failure")], indent=1)
+        verified = answer("verify", status=None)
+        assert verified["ok"], json.dumps([kills, verified], indent=1)[:4000]
+        assert all(tag.startswith(NEW) for tag in cloud.images().values()), kills
+        assert cloud.missing() == {}, kills
+        passes += 1
+        figure("kills of an upgrade, all ended well", {"seed": SEED, "kills": kills, "upgrades": passes})
+        runs = [item for item in answer("runs", "list")["runs"] if item["id"] not in earlier and item.get("phases")]
+        said = answer("rollback", min(item["id"] for item in runs), "--through", "--restore-database", status=None)
+        assert said["ok"], json.dumps([kills, said], indent=1, default=str)[:4000]
+        cloud.name_release(OLD)
+        assert answer("verify", status=None)["ok"]
+        assert cloud.missing() == {}, kills
+    assert cloud.machines() == machines, "a virtual machine was started anew"
