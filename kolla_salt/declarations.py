@@ -134,7 +134,10 @@ UPGRADE_FIELDS: dict[str, tuple[tuple[type, ...], Any]] = {
     "after": ((list,), []),
     "finish": ((list,), []),
     "checks": ((list,), []),
+    "remembers": ((list,), []),
 }
+#: Of values in a database that the new release raises and that keep the old one from starting.
+REMEMBERED_FIELDS = {"table", "key", "columns"}
 PHASE_FIELDS = BOOTSTRAP_FIELDS - {"after_keystone"}
 CHECK_FIELDS: dict[str, tuple[tuple[type, ...], Any]] = {
     "name": ((str,), None),
@@ -299,6 +302,9 @@ def _upgrade(decl: Declaration, errors: list[str]) -> dict[str, Any]:
     for name in result["again"]:
         if name not in known:
             errors.append(f"{where}.again: unknown container '{name}'{nearest(name, known)}")
+    for index, item in enumerate(result["remembers"]):
+        if not isinstance(item, dict) or set(item) != REMEMBERED_FIELDS or not isinstance(item["columns"], list):
+            errors.append(f"{where}.remembers[{index}]: expected table, key and columns (a list); found {item!r}")
     for index, check in enumerate(result["checks"]):
         at = f"{where}.checks[{index}]"
         result["checks"][index] = check = _fill(at, check, CHECK_FIELDS, errors)

@@ -19,7 +19,7 @@ ABLE = frozenset({"deploy", "reconfigure", "upgrade"})
 #: Phases of a change of release after which the old release does not work with the schema.
 ONE_WAY = frozenset({"contract"})
 #: Roles of steps that are no ``state.apply``, done by the execution module ``kolla_rollback``.
-ROLES = ("stop", "database")
+ROLES = ("stop", "database", "recall")
 
 _OTHER_WAYS = {
     "node-add": "'kolla-salt node remove HOST' takes a host out again",
@@ -149,7 +149,8 @@ def prepare(
         ``run`` and its ``verb``; ``runs``: it, and those that it went on with; ``whole``: all of it; ``hosts`` (service
         -> hosts) that are taken back; ``touched``: all that the run changed; ``keeping``: where something must be kept;
         ``restore``: services whose databases are restored -> snapshots; ``restored``: those of an interrupted rollback
-        that were; ``steps``; ``notes``: what can not be returned; ``afterwards``: what to do with the site.
+        that were; ``recalled``: services with values that would keep the old release from starting -> snapshots;
+        ``steps``; ``notes``: what can not be returned; ``afterwards``: what to do with the site.
 
     Raises:
         RollbackError: it cannot be taken back.
@@ -199,6 +200,11 @@ def prepare(
         if name in restore
     }
     waiting = {name: snapshot for name, snapshot in restore.items() if name not in restored}
+    recalled = {
+        name: snapshot
+        for name, snapshot in (header.get("snapshots") or {}).items()
+        if name in hosts and name not in restore and resolver.declarations[name]["upgrade"]["remembers"]
+    }
     return {
         "run": record.id,
         "runs": ",".join([*(one.id for one in earlier), record.id]),
@@ -209,7 +215,8 @@ def prepare(
         "keeping": {name: there for name, there in keeping(done).items() if name in hosts},
         "restore": restore,
         "restored": restored,
-        "steps": steps(resolver, hosts, waiting),
+        "recalled": recalled,
+        "steps": steps(resolver, hosts, waiting, recalled),
         "notes": notes(header, done, hosts, bool(waiting)),
         "afterwards": afterwards(header, _site_changes(earlier[0] if earlier else record, root)),
     }
@@ -496,7 +503,10 @@ def afterwards(header: Mapping[str, Any], differs: Sequence[str]) -> str:
 
 
 def steps(
-    resolver: Any, found: Touched, restored: Mapping[str, Mapping[str, Any]] | None = None
+    resolver: Any,
+    found: Touched,
+    restored: Mapping[str, Mapping[str, Any]] | None = None,
+    recalled: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> list[dict[str, Any]]:
     """Return the steps of a rollback: what needs others comes before what it needs, one wave after the other.
 
@@ -505,8 +515,9 @@ def steps(
         found: what is taken back.
         restored: services whose databases are restored -> their snapshots. Their containers stop on all hosts before
             that, and the old ones start after it.
+        recalled: services of whose databases single values are brought back -> their snapshots.
     """
-    restored = restored or {}
+    restored, recalled = restored or {}, recalled or {}
     waves = [[name for name in wave if name in found] for wave in plans.waves(resolver)]
     placed = {name for wave in waves for name in wave}
     waves.append([name for name in found if name not in placed])  # switched off since: nothing needs it
@@ -534,6 +545,8 @@ def steps(
             step(number, "database", f"{service}: restore its databases", [service], [restored[service]["host"]])
             step(number, "back", f"{service}: back", [service], found[service])
         names = [name for name in reversed(wave) if name not in restored]
+        for service in (name for name in names if name in recalled):
+            step(number, "recall", f"{service}: versions in its databases", [service], [recalled[service]["host"]])
         if names:
             step(number, "back", f"back: {', '.join(names)}", names, {host for name in names for host in found[name]})
     return result

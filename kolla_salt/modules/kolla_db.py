@@ -382,8 +382,68 @@ def snapshot(run: str, service: str) -> dict[str, Any]:
         "schemas": there,
         "tables": tables,
     }
-    write_atomically(path / snapshots.ABOUT, json.dumps(about, indent=1).encode())
+    with _errors():
+        whole = {**about, "remembered": _remembered(service, there)}
+    write_atomically(path / snapshots.ABOUT, json.dumps(whole, indent=1).encode())
     return about
+
+
+def _remembered(service: str, schemas: list[str]) -> list[dict[str, Any]]:
+    """Return the values that a service declares as to be remembered in a change of release."""
+    server, found = _server(), []
+    for item in _resolver().declarations[service]["upgrade"]["remembers"]:
+        fields = ", ".join(map(database.quote, [item["key"], *item["columns"]]))
+        for schema in schemas:
+            if server.query(
+                "SELECT 1 FROM information_schema.tables WHERE table_schema = %s AND table_name = %s",
+                (schema, item["table"]),
+            ):
+                table = f"{database.quote(schema)}.{database.quote(item['table'])}"
+                rows = [list(row) for row in server.query(f"SELECT {fields} FROM {table}")]
+                found.append({"schema": schema, **item, "rows": rows})
+    return found
+
+
+def _forgotten(run: str, service: str) -> Iterator[tuple[str, str, tuple[Any, ...], Any]]:
+    """Yield column, statement, its values and the present value of what differs from what a snapshot remembers."""
+    server = _server()
+    for item in snapshots.read(snapshots.folder(run, service)).get("remembered", []):
+        table = f"{database.quote(item['schema'])}.{database.quote(item['table'])}"
+        key, columns = database.quote(item["key"]), [database.quote(name) for name in item["columns"]]
+        now = {row[0]: row[1:] for row in server.query(f"SELECT {key}, {', '.join(columns)} FROM {table}")}
+        for row_key, *values in item["rows"]:
+            for name, column, value, present in zip(
+                item["columns"], columns, values, now.get(row_key, values), strict=True
+            ):
+                if present != value:
+                    where = f"{item['schema']}.{item['table']}.{name}"
+                    yield where, f"UPDATE {table} SET {column} = %s WHERE {key} = %s", (value, row_key), present
+
+
+def recall(run: str, service: str) -> dict[str, dict[str, Any]]:
+    """Give a service's databases the values that keep an older release from starting, as they were in a snapshot.
+
+    Nothing else is brought back. Services that were registered since are left alone.
+
+    :param run: the run that the snapshot belongs to
+    :param service: whose databases
+    :returns: ``schema.table.column`` -> ``old`` and ``new``: the values that were there and are, in order of size
+    :raises CommandExecutionError: there is no such snapshot here, or the database refused
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt node1 kolla_db.recall 20261101-101500-upgrade nova
+    """
+    changes: dict[str, dict[str, Any]] = {}
+    with _errors():
+        for column, statement, values, present in list(_forgotten(run, service)):
+            _server().query(statement, values)
+            change = changes.setdefault(column, {"old": [], "new": []})
+            change["old"] = sorted({*change["old"], present})
+            change["new"] = sorted({*change["new"], values[0]})
+    return changes
 
 
 def take_over(run: str, service: str, of: str) -> dict[str, Any]:

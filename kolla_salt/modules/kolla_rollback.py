@@ -59,6 +59,7 @@ def begin(back: Any, run_id: str = "") -> dict[str, Any]:
             f"rolling back {of}: nothing was changed:\n  " + "\n  ".join(outcome.scrub(problems, run["secrets"]))
         )
     run["stop"] = run["database"] = sorted(set(back["restore"]) - set(back["restored"]))
+    run["recall"] = sorted(back["recalled"])
     if back["restored"]:
         record.update(restored=back["restored"])
     return begun
@@ -111,6 +112,28 @@ def database(step: dict[str, Any]) -> dict[str, Any]:
     change = {"id": f"{service} databases", "sls": service, "function": "kolla_db.restore",
               "changes": {"databases": {"old": None, "new": said}}}  # fmt: skip
     return {host: {**_plain(began), "changed": [change]}}
+
+
+def recall(step: dict[str, Any]) -> dict[str, Any]:
+    """Bring back the values in a service's databases that would keep the old release from starting.
+
+    :param step: as for :py:func:`kolla_run.apply`.
+    :returns: host -> outcome, as the record of a step has it.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run state.orchestrate orch.rollback
+    """
+    run, began, service = _run(), time.time(), step["services"][0]
+    host, snapshot = step["minions"][0], run["back"]["recalled"][service]
+    answer = __salt__["kolla_run.ask"]([host], "kolla_db.recall", run=snapshot["run"], service=service).get(host)
+    if not isinstance(answer, dict):
+        why = outcome.last_words(str(answer)) if answer else "no answer"
+        return {host: _failed(run, host, began, service, why)}
+    change = {"id": f"{service} databases", "sls": service, "function": "kolla_db.recall", "changes": answer}
+    return {host: {**_plain(began), "changed": [change] if answer else []}}
 
 
 def _plain(began: float) -> dict[str, Any]:
