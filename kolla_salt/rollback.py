@@ -574,6 +574,13 @@ class Backwards(Progress):
                     return f"{other}, which requires it, failed on {where}"
         return ""
 
+    def holds(self, service: str) -> str:
+        """Return why nothing of ``service`` must be touched: what would stop would not come back on every host."""
+        for host, services in self.placed.items():
+            if service in services and (why := self.obstacle(service, host)):
+                return why
+        return ""
+
 
 def progress(decls: Mapping[str, Any], back: Mapping[str, Any], **more: Any) -> Backwards:
     """Return the progress of a rollback.

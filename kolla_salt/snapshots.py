@@ -100,6 +100,11 @@ def read(path: Path) -> dict[str, Any]:
     return about
 
 
+def in_short(about: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what records need to know of a snapshot: all but the values that are remembered beside the schemas."""
+    return {key: value for key, value in about.items() if key != "remembered"}
+
+
 def missing_tables(before: Mapping[str, int], after: Mapping[str, int]) -> list[str]:
     """Return in sentences where schemas have other tables after a snapshot was loaded than when it was taken."""
     return [

@@ -283,6 +283,10 @@ class Progress:
                     return f"it requires {other}, which failed on {where}"
         return ""
 
+    def holds(self, service: str) -> str:
+        """Return why a step that concerns ``service`` as a whole must not be done, or an empty string."""
+        return ""
+
     def batches(self, todo: Mapping[str, Sequence[str]]) -> list[list[str]]:
         """Return the hosts of a step (with their SLS) in the groups in which it is to be done."""
         planned = {}

@@ -371,7 +371,7 @@ def snapshot(run: str, service: str) -> dict[str, Any]:
     _run_client(f"snapshot_{service}", path, snapshots.dump_command(there))
     file = path / snapshots.FILE
     file.chmod(0o600)
-    about = {
+    whole = {
         "run": run,
         "service": service,
         "host": __opts__["id"],
@@ -383,9 +383,9 @@ def snapshot(run: str, service: str) -> dict[str, Any]:
         "tables": tables,
     }
     with _errors():
-        whole = {**about, "remembered": _remembered(service, there)}
+        whole["remembered"] = _remembered(service, there)
     write_atomically(path / snapshots.ABOUT, json.dumps(whole, indent=1).encode())
-    return about
+    return snapshots.in_short(whole)
 
 
 def _remembered(service: str, schemas: list[str]) -> list[dict[str, Any]]:
@@ -463,12 +463,12 @@ def take_over(run: str, service: str, of: str) -> dict[str, Any]:
     """
     with _errors():
         old, path = snapshots.folder(of, service), snapshots.folder(run, service)
-        about = {**snapshots.read(old), "run": run, "path": str(path)}
+        whole = {**snapshots.read(old), "run": run, "path": str(path)}
     path.mkdir(parents=True, exist_ok=True, mode=0o700)
     (path / snapshots.FILE).unlink(missing_ok=True)
     os.link(old / snapshots.FILE, path / snapshots.FILE)
-    write_atomically(path / snapshots.ABOUT, json.dumps(about, indent=1).encode())
-    return about
+    write_atomically(path / snapshots.ABOUT, json.dumps(whole, indent=1).encode())
+    return snapshots.in_short(whole)
 
 
 def restore(run: str, service: str) -> dict[str, Any]:
@@ -508,7 +508,7 @@ def restore(run: str, service: str) -> dict[str, Any]:
         wrong = snapshots.missing_tables(about["tables"], _sizes(about["schemas"])[1])
     if wrong:
         raise CommandExecutionError(f"restoring the schemas of {service} from {path}: " + "; ".join(wrong))
-    return {**about, "seconds": round(time.time() - began, 3)}
+    return {**snapshots.in_short(about), "seconds": round(time.time() - began, 3)}
 
 
 def forget_snapshots(run: str) -> list[str]:

@@ -429,8 +429,12 @@ def apply(step: dict[str, Any]) -> dict[str, Any]:
     progress: Progress = run["progress"]
     own = _OWN.get(step["role"])
     todo, left_out = (dict.fromkeys(step["minions"], step["sls"]), {}) if own else progress.targets(step)
-    if own and step["services"][0] not in run.get(step["role"], ()):
-        todo = {}
+    if own:
+        service = step["services"][0]
+        if service not in run.get(step["role"], ()):
+            todo = {}
+        elif why := progress.holds(service):
+            todo, left_out = {}, {service: dict.fromkeys(step["minions"], why)}
     started = time.time()
     hosts: dict[str, Any] = {}
     returns: dict[str, Any] = {}

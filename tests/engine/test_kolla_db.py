@@ -340,6 +340,7 @@ IMAGE = """
 schema: 1
 doc: Images.
 database: [{name: image_api, user: image}]
+upgrade: {remembers: [{table: services, key: id, columns: [version, topic]}]}
 """
 
 
@@ -389,6 +390,24 @@ def test_schemas_come_back_exactly_as_they_were(saved, server, tmp_path):
     assert server.root("SELECT name FROM image_api.images WHERE id = 3") == (("from trigger",),)
     assert server.root("SHOW TABLES FROM bystander") == (("kept",),)
     server.login("image", saved.site["passwords"]["image_database_password"], "image_api")
+
+
+def test_values_that_keep_an_older_release_from_starting_come_back_and_nothing_else(saved, server):
+    server.root("CREATE TABLE image_api.services (id INT PRIMARY KEY, version INT, topic VARCHAR(9), reports INT)")
+    server.root("INSERT INTO image_api.services VALUES (1, 70, 'api', 1), (2, 70, NULL, 1), (3, 69, 'gone', 1)")
+    taken = module.snapshot(RUN, "image")
+    assert "remembered" not in taken
+    assert module.recall(RUN, "image") == {}
+    server.root("UPDATE image_api.services SET version = 72, reports = 9")
+    server.root("DELETE FROM image_api.services WHERE id = 3")
+    server.root("INSERT INTO image_api.services VALUES (4, 72, 'new', 1)")
+    assert module.recall(RUN, "image") == {"image_api.services.version": {"old": [72], "new": [70]}}
+    assert server.root("SELECT * FROM image_api.services ORDER BY id") == (
+        (1, 70, "api", 9), (2, 70, None, 9), (4, 72, "new", 1)
+    )  # fmt: skip
+    assert module.recall(RUN, "image") == {}
+    with pytest.raises(CommandExecutionError, match="there is no snapshot"):
+        module.recall("20260101-000000-upgrade", "image")
 
 
 def test_a_snapshot_is_for_root_alone_and_holds_no_password_in_its_commands(saved):

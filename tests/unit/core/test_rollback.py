@@ -282,3 +282,24 @@ def test_no_old_container_starts_on_a_database_that_was_not_restored(decls):
     assert progress.obstacle("web", "ctl2") == ""
     progress.fail("web", "ctl1")
     assert "databases were not restored" in progress.obstacle("web", "ctl2")
+
+
+def test_nothing_stops_and_no_database_is_restored_where_the_old_containers_would_not_start(decls):
+    back = {"hosts": {"web": ["ctl1"], "base": ["ctl1", "ctl2"]}, "restore": {"base": SNAPSHOT}, "restored": {}}
+    progress = rollback.progress(decls, back)
+    assert progress.holds("base") == ""
+    progress.fail("web", "ctl1")
+    assert progress.holds("base") == "web, which requires it, failed on ctl1"
+    progress.failed.clear()
+    progress.unknown = {"ctl2"}
+    assert progress.holds("base") == "ctl2 does not answer" and progress.holds("web") == ""
+
+
+def test_values_of_before_are_recalled_before_the_old_release_starts(resolver, root, record):
+    resolver.declarations["web"]["upgrade"]["remembers"] = [{"table": "services", "key": "id", "columns": ["version"]}]
+    record(snapshots={"web": SNAPSHOT})
+    back = rollback.prepare(resolver, root, RUN)
+    assert [(step["role"], step["minions"]) for step in back["steps"]] == [
+        ("recall", [SNAPSHOT["host"]]), ("back", ["ctl2", "ctl1"])
+    ]  # fmt: skip
+    assert back["recalled"] == {"web": SNAPSHOT}
