@@ -24,10 +24,6 @@ READ = (
 DEFAULT_DATAPATH = "system"
 
 
-#: ovs-vswitchd.conf.db(5): "changing this value requires restarting the daemon".
-LATE_SETTINGS = {"other_config:hw-offload", "other_config:userspace-tso-enable"}
-
-
 class OpenvswitchError(ValueError):
     """The output of ovs-vsctl is not what was asked for."""
 
@@ -144,15 +140,6 @@ def settings_diff(
             if old != value:
                 result[f"{column}:{key}"] = {"old": old, "new": value}
     return result
-
-
-def needs_restart(switch: Mapping[str, Any], changes: Changes) -> list[str]:
-    """Return which of the changed settings the daemon heeds only for ports that it has not opened yet.
-
-    :param switch: as it was before the change
-    :param changes: as :func:`settings_diff` returns them
-    """
-    return [field for field in changes if field in LATE_SETTINGS] if switch["bridges"] else []
 
 
 def settings_command(changes: Changes) -> list[str]:

@@ -80,6 +80,8 @@ def container_action(state: Mapping[str, Any]) -> tuple[str, str]:
     files = config.get("new") if isinstance(config, Mapping) else None
     if files:
         fields.append(", ".join(files) if isinstance(files, list) else str(files))
+    if not fields and action == "restart":
+        return action, "because of what it watches"
     if not fields and isinstance(state_change, Mapping):
         return action, f"it is {state_change.get('old')}"
     return action, f"because of {', '.join(fields)}" if fields else state.get("comment", "")

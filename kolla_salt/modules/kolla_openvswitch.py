@@ -1,4 +1,4 @@
-"""Bridges, ports and settings of this host's Open vSwitch, which runs in the container openvswitch_vswitchd."""
+"""Bridges, ports and settings of this host's Open vSwitch: its daemon in one container, its database in another."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from kolla_salt import runtime
 
 __virtualname__ = "kolla_openvswitch"
 
+DATABASE = "openvswitch_db"
 CONTAINER = "openvswitch_vswitchd"
 CACHED = "kolla_openvswitch.switch"
 #: Seconds within which the daemon must have taken over a change.
@@ -32,16 +33,20 @@ def __virtual__() -> str:
 
 def _vsctl(arguments: list[str] | tuple[str, ...]) -> str:
     command = ["ovs-vsctl", f"--timeout={TIMEOUT}", *arguments]
-    result = __salt__["kolla_container.exec"](CONTAINER, command, check=False)
+    result = __salt__["kolla_container.exec"](DATABASE, command, check=False)
     if result["exit_status"] != 0:
         why = result["output"].strip() or (
             f"no answer within {TIMEOUT} seconds; `salt {__opts__['id']} kolla_container.logs {CONTAINER}` and "
-            "/var/log/kolla/openvswitch/ovs-vswitchd.log say what it does"
+            "/var/log/kolla/openvswitch/ovs-vswitchd.log say what the daemon does"
         )
         raise CommandExecutionError(
-            f"`{' '.join(command)}` in container {CONTAINER} ended with status {result['exit_status']}: {why}"
+            f"`{' '.join(command)}` in container {DATABASE} ended with status {result['exit_status']}: {why}"
         )
     return result["output"]
+
+
+def _runs(container: str) -> bool:
+    return __salt__["kolla_container.state"](container) == "running"
 
 
 def switch(fresh: bool = True) -> dict[str, Any]:
@@ -49,8 +54,8 @@ def switch(fresh: bool = True) -> dict[str, Any]:
 
     :param fresh: False: what this job read before, if nothing was changed since
     :returns: ``bridges`` (name -> datapath_type, ports), ``interfaces`` (name -> type, error),
-        ``external_ids``, ``other_config``, ``datapath_types``; in test mode all empty if the container does not run
-    :raises CommandExecutionError: the switch does not answer
+        ``external_ids``, ``other_config``, ``datapath_types``; in test mode all empty if the database does not run
+    :raises CommandExecutionError: the database does not answer
 
     CLI Example:
 
@@ -60,7 +65,7 @@ def switch(fresh: bool = True) -> dict[str, Any]:
     """
     if fresh or CACHED not in __context__:
         # Only a prediction may find no switch.
-        if __opts__["test"] and __salt__["kolla_container.state"](CONTAINER) != "running":
+        if __opts__["test"] and not _runs(DATABASE):
             return EMPTY
         try:
             __context__[CACHED] = _openvswitch.parse(_vsctl(_openvswitch.READ))
@@ -78,8 +83,9 @@ def declared() -> dict[str, Any]:
     """Return what this host's switch is to have, out of the options of the site.
 
     :returns: ``{}`` where the container is not placed (or not in this step of a run); else ``bridges`` (list of bridge,
-        card, datapath_type), ``addresses`` (bridge -> address with prefix length), ``external_ids`` and
-        ``other_config``
+        card, datapath_type), ``addresses`` (bridge -> address with prefix length), ``external_ids``,
+        ``other_config`` (what the daemon reads only when it starts) and ``requisite``: by which of Salt's requisites
+        the daemon's state learns of it
     :raises CommandExecutionError: neutron_bridge_name and neutron_external_interface do not fit together
 
     CLI Example:
@@ -88,7 +94,8 @@ def declared() -> dict[str, Any]:
 
         salt node1 kolla_openvswitch.declared
     """
-    if "kolla_container.running" not in __salt__["kolla.states"]("openvswitch").get(CONTAINER, {}):
+    daemon = __salt__["kolla.states"]("openvswitch").get(CONTAINER, {}).get("kolla_container.running")
+    if daemon is None:
         return {}
     resolver = runtime.resolver(__opts__, __pillar__, __context__)
     bridges: list[dict[str, str]] = []
@@ -116,6 +123,8 @@ def declared() -> dict[str, Any]:
             "hw-offload": "true" if resolver.value("openvswitch_hw_offload") else None,
             "userspace-tso-enable": "true" if resolver.value("ovs_userspace_tso") else None,
         },
+        # One that does not run yet reads it anyhow, and Salt starts a parallel state twice if it watches.
+        "requisite": "require_in" if {"parallel": True} in daemon else "watch_in",
     }
 
 
@@ -279,14 +288,15 @@ def _addresses(name: str) -> list[str]:
 
 
 def settings_diff(
-    external_ids: dict[str, str] | None = None, other_config: dict[str, Any] | None = None
+    external_ids: dict[str, str] | None = None, other_config: dict[str, Any] | None = None, for_start: bool = False
 ) -> dict[str, Any]:
     """Compare settings of the switch with their declaration.
 
     :param external_ids: key -> value
     :param other_config: key -> value, None if it must not be set
+    :param for_start: the daemon reads them when it starts
     :returns: ``{}`` if they are as declared
-    :raises CommandExecutionError: the switch does not answer
+    :raises CommandExecutionError: the database does not answer
 
     CLI Example:
 
@@ -294,17 +304,20 @@ def settings_diff(
 
         salt node1 kolla_openvswitch.settings_diff external_ids='{"system-id": "node1"}'
     """
+    if for_start and __opts__["test"] and not _runs(DATABASE) and _runs(CONTAINER):
+        return {}  # not known while its database is away; most likely the daemon started with them
     return _openvswitch.settings_diff(switch(fresh=False), external_ids or {}, other_config or {})
 
 
-def set_settings(external_ids: dict[str, str] | None = None, other_config: dict[str, Any] | None = None) -> str | None:
+def set_settings(
+    external_ids: dict[str, str] | None = None, other_config: dict[str, Any] | None = None, for_start: bool = False
+) -> None:
     """Set settings of the switch; other keys are left alone.
-
-    Some settings hold for the ports that the daemon opens from then on; if it has any, it is started anew.
 
     :param external_ids: key -> value
     :param other_config: key -> value, None to remove it
-    :raises CommandExecutionError: the switch does not answer
+    :param for_start: the daemon reads them when it starts, so it need not run now; if it does, it has to be restarted
+    :raises CommandExecutionError: the database or, without `for_start`, the daemon does not answer
 
     CLI Example:
 
@@ -312,13 +325,6 @@ def set_settings(external_ids: dict[str, str] | None = None, other_config: dict[
 
         salt node1 kolla_openvswitch.set_settings external_ids='{"system-id": "node1"}'
     """
-    found = switch()
-    changes = _openvswitch.settings_diff(found, external_ids or {}, other_config or {})
-    if not changes:
-        return None
-    _change(_openvswitch.settings_command(changes))
-    late = _openvswitch.needs_restart(found, changes)
-    if late:
-        __salt__["kolla_container.restart"](CONTAINER)
-        return f"{CONTAINER} restarted, since {', '.join(late)} holds only for ports that it opens afterwards"
-    return None
+    changes = _openvswitch.settings_diff(switch(), external_ids or {}, other_config or {})
+    if changes:
+        _change([*(["--no-wait"] if for_start else []), *_openvswitch.settings_command(changes)])

@@ -66,17 +66,22 @@ def address_present(name: str, address: str) -> dict[str, Any]:
 
 
 def settings_present(
-    name: str, external_ids: dict[str, str] | None = None, other_config: dict[str, Any] | None = None
+    name: str,
+    external_ids: dict[str, str] | None = None,
+    other_config: dict[str, Any] | None = None,
+    for_start: bool = False,
 ) -> dict[str, Any]:
     """Ensure settings of the switch as a whole; keys that are not given are left alone.
 
     :param name: what it is for
     :param external_ids: key -> value
     :param other_config: key -> value, None if it must not be set
+    :param for_start: the daemon reads them only when it starts: its database is enough, and its container watches this
     """
+    arguments = (external_ids, other_config, for_start)
     return converge(
         name,
         __opts__["test"],
-        diff=lambda: __salt__["kolla_openvswitch.settings_diff"](external_ids, other_config),
-        apply=lambda: __salt__["kolla_openvswitch.set_settings"](external_ids, other_config),
+        diff=lambda: __salt__["kolla_openvswitch.settings_diff"](*arguments),
+        apply=lambda: __salt__["kolla_openvswitch.set_settings"](*arguments),
     )

@@ -1,10 +1,16 @@
 #!jinja|yaml|kolla
 {% set declared = salt['kolla_openvswitch.declared']() %}
 {% if declared %}
+openvswitch settings for the start:
+  kolla_openvswitch.settings_present:
+    - other_config: {{ declared.other_config | tojson }}
+    - for_start: true
+    - require: [{kolla_container: openvswitch_db}]
+    - {{ declared.requisite }}: [{kolla_container: openvswitch_vswitchd}]
+
 openvswitch settings:
   kolla_openvswitch.settings_present:
     - external_ids: {{ declared.external_ids | tojson }}
-    - other_config: {{ declared.other_config | tojson }}
     - require: [{kolla_container: openvswitch_vswitchd}]
 {% for item in declared.bridges %}
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import http.server
+import socketserver
+import threading
 from pathlib import Path
 
 import pytest
@@ -12,6 +15,27 @@ from kolla_salt import declarations
 
 FORMULA = Path(__file__).resolve().parents[2] / "salt"
 SERVICES = ["kolla", "common", "mariadb", "rabbitmq", "memcached", "loadbalancer"]
+
+
+class Nothing(http.server.BaseHTTPRequestHandler):
+    """An engine that has no container."""
+
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"[]")
+
+    def address_string(self):
+        return "a local client"
+
+
+@pytest.fixture
+def empty_engine(tmp_path):
+    """The socket of an engine without containers."""
+    with socketserver.ThreadingUnixStreamServer(str(tmp_path / "engine"), Nothing) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"unix://{tmp_path}/engine"
+        server.shutdown()
 
 
 @pytest.fixture
@@ -34,14 +58,14 @@ def compile_sls(tmp_path, monkeypatch):
         "overrides": {},
     }
 
-    def run(host, sls, **pillar):
+    def run(host, sls, options=(), test=True, **pillar):
         opts = salt.config.minion_config(None)
         opts.update(
             id=host, file_client="local", root_dir=str(tmp_path), cachedir=str(tmp_path / "salt"),
-            file_roots={"base": [str(FORMULA)]}, pillar_roots={"base": []}, test=True,
+            file_roots={"base": [str(FORMULA)]}, pillar_roots={"base": []}, test=test,
             grains={"id": host, "os": "Debian", "os_family": "Debian", "kernel": "Linux", "init": "unknown"},
         )  # fmt: skip
-        data = {"kolla": site} | pillar
+        data = {"kolla": {**site, "globals": {**site["globals"], **dict(options)}}} | pillar
         high = salt.state.HighState(opts, initial_pillar=data)
         opts["pillar"] = high.opts["pillar"] = data
         rendered, errors = high.render_highstate({"base": sls})
@@ -79,3 +103,22 @@ def test_the_database_is_left_alone_where_it_is_not_and_in_steps_of_others(compi
     assert list(compile_sls("cmp1", ["mariadb"])) == ["mariadb is not placed on this host"]
     low = compile_sls("ctl1", ["mariadb"], kolla_step={"role": "rest"})
     assert list(low) == ["mariadb: nothing for this host in the step of the rest"]
+
+
+def test_the_switch_is_started_anew_by_its_own_state_when_a_setting_changes_that_it_reads_at_its_start(compile_sls):
+    low = compile_sls("cmp1", ["openvswitch"], {"enable_neutron": True})
+    name = "openvswitch settings for the start"
+    assert {"kolla_openvswitch": name} in low["openvswitch_vswitchd"]["watch"]
+    assert low[name]["require"] == [{"kolla_container": "openvswitch_db"}]
+    assert {"kolla_container": "openvswitch_db"} in low["openvswitch_vswitchd"]["require"]
+    assert low["openvswitch settings"]["require"] == [{"kolla_container": "openvswitch_vswitchd"}]
+
+
+def test_a_switch_that_does_not_run_yet_waits_for_its_settings_and_watches_nothing(
+    compile_sls, empty_engine, monkeypatch
+):
+    """Salt starts a parallel state twice if what it watches has changed."""
+    monkeypatch.setenv("DOCKER_HOST", empty_engine)
+    low = compile_sls("cmp1", ["openvswitch"], {"enable_neutron": True}, test=False)["openvswitch_vswitchd"]
+    assert low["parallel"] is True and "watch" not in low
+    assert {"kolla_openvswitch": "openvswitch settings for the start"} in low["require"]

@@ -96,8 +96,6 @@ def test_settings_are_set_and_removed_and_others_left_alone(switch):
         "set", "Open_vSwitch", ".", 'external_ids:hostname="node1.example"',
         "--", "remove", "Open_vSwitch", ".", "other_config", "userspace-tso-enable",
     ]  # fmt: skip
-    assert openvswitch.needs_restart(switch, changes) == ["other_config:userspace-tso-enable"]
-    assert openvswitch.needs_restart(openvswitch.parse(EMPTY), changes) == []
 
 
 def test_bridges_and_cards_are_paired():
@@ -110,23 +108,22 @@ def test_bridges_and_cards_are_paired():
 
 
 class Container:
-    """Stands for the running container: answers reads with what was recorded, and notes the other calls."""
+    """Stands for the container of the database: answers reads with what was recorded, and notes the other calls."""
 
     def __init__(self, *answers: str) -> None:
         self.answers = list(answers)
         self.calls: list[list[str]] = []
         self.status = 0
-        self.restarts = 0
+        #: those of the two containers that run
+        self.running = {"openvswitch_db", "openvswitch_vswitchd"} if answers != ("",) else set()
 
     def exec(self, name: str, command: list[str], check: bool = True) -> dict[str, object]:
+        assert name == "openvswitch_db" and name in self.running
         arguments = command[2:]
         if arguments == list(openvswitch.READ):
             return {"exit_status": 0, "output": self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]}
         self.calls.append(arguments)
         return {"exit_status": self.status, "output": "" if not self.status else "ovs-vsctl: it said no"}
-
-    def restart(self, name: str) -> None:
-        self.restarts += 1
 
 
 @pytest.fixture
@@ -140,8 +137,7 @@ def load(monkeypatch, tmp_path):
         monkeypatch.setattr(module, "INTERFACES", tmp_path)
         functions = {
             "kolla_container.exec": container.exec,
-            "kolla_container.restart": container.restart,
-            "kolla_container.state": lambda name: "absent" if container.answers == [""] else "running",
+            "kolla_container.state": lambda name: "running" if name in container.running else "exited",
         }
         for name in ("bridge_diff", "set_bridge", "port_diff", "set_port", "settings_diff", "set_settings"):
             functions[f"kolla_openvswitch.{name}"] = getattr(module, name)
@@ -203,13 +199,45 @@ def test_a_datapath_that_the_switch_does_not_have_is_refused_with_the_remedy(loa
     assert container.calls == []
 
 
-def test_the_daemon_is_restarted_for_a_setting_that_open_ports_do_not_heed(load):
+TSO = {"userspace-tso-enable": "true", "hw-offload": None}
+
+
+def test_what_the_daemon_reads_when_it_starts_is_set_without_it_and_nothing_is_restarted_beside_the_states(load):
+    container = Container(EMPTY, EMPTY, TWO_BRIDGES)
+    load(container)
+    container.running = {"openvswitch_db"}
+    result = states.settings_present("for the start", other_config=TSO, for_start=True)
+    assert result["result"] is True, result["comment"]
+    assert result["changes"] == {"other_config:userspace-tso-enable": {"old": None, "new": "true"}}
+    assert container.calls == [
+        ["--no-wait", "set", "Open_vSwitch", ".", 'other_config:userspace-tso-enable="true"'],
+    ]  # fmt: skip
+
+
+def test_other_settings_wait_until_the_daemon_has_taken_them_over(load):
     container = Container(TWO_BRIDGES)
     load(container)
-    assert module.set_settings(other_config={"userspace-tso-enable": "true"}) is None
-    assert container.restarts == 0
-    assert "restarted" in module.set_settings(other_config={"userspace-tso-enable": None})
-    assert container.restarts == 1
+    module.set_settings(external_ids={"hostname": "node1"})
+    module.set_settings(external_ids={"system-id": "node1"})
+    assert container.calls == [["set", "Open_vSwitch", ".", 'external_ids:hostname="node1"']]
+
+
+@pytest.mark.parametrize(
+    ("running", "predicted"),
+    [
+        ({"openvswitch_db", "openvswitch_vswitchd"}, True),
+        ({"openvswitch_db"}, True),
+        (set(), True),
+        ({"openvswitch_vswitchd"}, False),
+    ],
+)
+def test_a_prediction_takes_a_daemon_without_its_database_for_one_that_read_its_settings(load, running, predicted):
+    container = Container(EMPTY)
+    load(container, test=True)
+    container.running = running
+    result = states.settings_present("for the start", other_config=TSO, for_start=True)
+    assert bool(result["changes"]) is predicted
+    assert container.calls == []
 
 
 def test_what_the_switch_said_is_in_the_error(load):

@@ -104,3 +104,14 @@ def test_what_a_state_does_to_a_container():
     assert done("kolla_config.managed", state=state) is None
     assert done("kolla_kept.returned", state={"old": "running", "new": "returned"}) == "returned"
     assert done("kolla_kept.used_up", kept={"old": ["x"], "new": []}) is None
+
+
+def test_why_something_is_done_to_a_container():
+    def why(done, old="running", **changes):
+        state = {"state": {"old": old, "new": done}, **changes}
+        return prediction.container_action({**running("a", done), "changes": state, "comment": ""})
+
+    files = {"old": None, "new": ["a.conf", "b.conf"]}
+    assert why("restarted", config=files) == ("restart", "because of a.conf, b.conf")
+    assert why("restarted") == ("restart", "because of what it watches")
+    assert why("started", "exited (1)") == ("start", "it is exited (1)")
