@@ -36,6 +36,7 @@ TOP_FIELDS: dict[str, tuple[tuple[type, ...], Any]] = {
     "secrets": ((list,), []),
     "passwords": ((dict,), {}),
     "database": ((list,), []),
+    "messaging": ((bool, str), False),
     "keystone": ((dict,), {}),
     "load_balancer": ((dict,), {}),
     "ports": ((list,), []),

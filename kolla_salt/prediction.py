@@ -353,6 +353,8 @@ def _in_step(step: Mapping[str, Any], name: str, item: Act, late: Collection[str
     return name not in late and item.late == (step["role"] == "again")
 
 
+#: Option that names the group of the message broker.
+_RPC_GROUP = "om_rpc_group"
 #: What a run does to a container that keeps requests from being answered for a while.
 _AWAY = {"recreated", "restarted", "removed", "stopped"}
 
@@ -376,7 +378,7 @@ def effects(
     Returns:
         ``service``, ``container``, ``done`` (what is done to it), ``hosts`` (where), ``one_by_one``, ``effect``
         (``none``, ``reconnect``, ``wait``, ``unavailable`` or ``new``), ``said`` (the same in words) and ``concerns``
-        (services that need what is unavailable).
+        (services that need what is unavailable, or whose connections to the message broker break off).
     """
     places: dict[str, list[list[tuple[str, str]]]] = {}
     for step in steps:
@@ -396,6 +398,7 @@ def effects(
         for service in set(owner.values())
     }
     enabled = set(resolver.enabled_services())
+    brokers, clients = _messaging(resolver)
     result = []
     for name, groups in places.items():
         service = owner.get(name)
@@ -406,7 +409,10 @@ def effects(
         concerns = [other for other in needing[service] if other in enabled]
         changed = [item for group in groups for item in group]
         away = any(done in _AWAY for _, done in changed)
-        if not mine and not (concerns and away):
+        talking = clients if name in brokers and away else []
+        if talking:
+            mine = []  # they know its members themselves, whatever else of it is behind the load balancer
+        if not mine and not ((concerns or talking) and away):
             continue  # nobody asks it, or nobody notices
         words = list(dict.fromkeys(done for _, done in changed))
         most = max(sum(done in _AWAY or done == "reloaded" for _, done in group) for group in groups)
@@ -421,10 +427,21 @@ def effects(
                 "one_by_one": one_by_one,
                 "effect": effect,
                 "said": said,
-                "concerns": concerns if effect == "unavailable" else [],
+                "concerns": sorted({*concerns, *talking}) if effect == "unavailable" else talking,
             }
         )
     return result
+
+
+def _messaging(resolver: Any) -> tuple[set[str], list[str]]:
+    """Return the containers of the message broker, and the services that are connected to it."""
+    decls, services = resolver.declarations, resolver.enabled_services()
+    group = resolver.value(_RPC_GROUP) if _RPC_GROUP in resolver.settings else None
+    brokers = {
+        name for service in services for name, item in decls[service]["containers"].items() if item["group"] == group
+    }
+    talking = [name for name in services if resolver.test(decls[name]["messaging"], resolver.names(name))]
+    return brokers, sorted(talking)
 
 
 def _effect(

@@ -220,12 +220,10 @@ def _effects(effects: Sequence[Mapping[str, Any]]) -> list[str]:
         hosts, words = effect["hosts"], " and ".join(prediction.word(done) for done in effect["done"])
         where = f"on {hosts[0]}" if len(hosts) == 1 else f"on {view.plural(len(hosts), 'host')}"
         where += ", one after the other" if len(hosts) > 1 and effect["one_by_one"] else ""
-        needed = effect["concerns"]
-        alike.setdefault((words, where, effect["said"], tuple(needed)), []).append(effect["container"])
-    lines = [
-        f"  {', '.join(names)}: {words} {where}: {said}" + (f" (needed by {view.some(needed)})" if needed else "")
-        for (words, where, said, needed), names in alike.items()
-    ]
+        how = "needed by" if effect["effect"] == "unavailable" else "these are"
+        whom = f" ({how} {view.some(effect['concerns'])})" if effect["concerns"] else ""
+        alike.setdefault((words, where, effect["said"] + whom), []).append(effect["container"])
+    lines = [f"  {', '.join(names)}: {words} {where}: {said}" for (words, where, said), names in alike.items()]
     return lines + ([f"  {view.some(list(dict.fromkeys(new)), most=12)}: new, begins to answer"] if new else [])
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from kolla_salt import config, declarations, expand, merge, plan
+from kolla_salt import config, declarations, expand, merge, plan, prediction
 from kolla_salt import site as sites
 from kolla_salt.context import Resolver
 
@@ -100,6 +100,34 @@ def test_they_start_together_before_everything_else(on):
     position = {name: number for number, wave in enumerate(plan.waves(on())) for name in wave}
     others = [number for name, number in position.items() if name not in SERVICES and name != "openvswitch"]
     assert max(position[name] for name in SERVICES) < min(others)
+
+
+def test_who_gets_the_brokers_password_says_whether_it_talks_over_it(on, formula):
+    resolver = on(keystone_notification_topics=["notifications"])
+    talking = {
+        name
+        for name in formula
+        if name != "rabbitmq" and resolver.test(formula[name]["messaging"], resolver.names(name))
+    }
+    assert talking == {name for name in formula if "rabbitmq" in formula[name]["requires"]} | {"keystone"}
+    named = {
+        name: [item if isinstance(item, str) else item["name"] for item in formula[name]["secrets"]] for name in formula
+    }
+    assert {name for name in formula if formula[name]["messaging"] is not False} == {
+        name for name in formula if name != "rabbitmq" and "rabbitmq_password" in named[name]
+    }
+
+
+def test_a_plan_names_who_is_connected_to_the_broker(on):
+    resolver = on()
+    found = prediction.forecast(resolver, plan.steps(resolver))
+    change = {"id": "rabbitmq", "sls": "rabbitmq", "function": "kolla_container.running"}
+    restart = {"states": [{**change, "changes": {"state": {"old": "running", "new": "restarted"}}}], "failed": []}
+    found.learn(dict.fromkeys(CONTROLLERS, restart))
+    answering = prediction.entries(resolver)
+    order = prediction.order(found, answering)
+    [effect] = prediction.effects(resolver, found, order, answering, CONTROLLERS)
+    assert (effect["effect"], effect["concerns"]) == ("reconnect", ["heat", "neutron", "nova"])
 
 
 def test_every_option_says_what_it_is_for(formula):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kolla_salt import plan, prediction
+from kolla_salt.cli import plan as cli_plan
 from kolla_salt.context import Resolver
 
 
@@ -71,6 +72,43 @@ def test_what_comes_into_being_is_new_and_disturbs_nobody(foreseen):
     order, [effect] = foreseen({host: [running("web_api", "created", "absent")] for host in ("ctl1", "ctl2")})
     assert effect["effect"] == "new"
     assert all(batch["out"] == [] for step in order for batch in step["batches"])
+
+
+@pytest.fixture
+def broker(decls):
+    """Have the container `base` be the message broker, with an API that is balanced, and `web` its client."""
+    setting = {"default": "base", "type": "string", "doc": "Broker."}
+    decls["kolla"]["settings"]["om_rpc_group"] = setting
+    decls["base"]["load_balancer"]["base_console"] = {
+        **decls["web"]["load_balancer"]["web_api"], "group": "base", "container": "base",
+    }  # fmt: skip
+    decls["web"] |= {"messaging": "web_workers > 0", "requires": []}
+
+
+def test_who_is_connected_to_the_message_broker_notices_although_its_console_is_balanced(foreseen, broker, decls):
+    def effect(done):
+        _, [found] = foreseen({host: [running("base", done, sls="base")] for host in ("ctl1", "ctl2")})
+        return found["effect"], found["concerns"]
+
+    assert effect("restarted") == ("reconnect", ["web"])
+    assert effect("reloaded") == ("none", [])
+    decls["web"]["messaging"] = "web_workers > 99"
+    assert effect("restarted") == ("none", [])
+
+
+def test_they_are_named_in_the_operators_words(foreseen, broker, site_data):
+    reports = {host: [running("base", "restarted", sls="base")] for host in ("ctl1", "ctl2")}
+    _, effects = foreseen(reports)
+    assert cli_plan._effects(effects)[0].endswith("connect anew (these are web)")
+    site_data["topology"]["groups"]["control"] = ["ctl1"]
+    _, effects = foreseen({"ctl1": reports["ctl1"]})
+    assert cli_plan._effects(effects)[0].endswith("starts again (needed by web)")
+
+
+def test_a_broker_on_a_single_host_is_away_for_who_only_talks_over_it(foreseen, broker, site_data):
+    site_data["topology"]["groups"]["control"] = ["ctl1"]
+    _, [effect] = foreseen({"ctl1": [running("base", "recreated", sls="base")]})
+    assert (effect["effect"], effect["concerns"]) == ("unavailable", ["web"])
 
 
 def test_nothing_to_do_is_no_order(foreseen):
