@@ -13,6 +13,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
+from kolla_salt import outcome
+
 Finding = dict[str, Any]
 
 SITE, WORLD, UNDECIDED = "site", "world", "undecided"
@@ -65,21 +67,8 @@ def of_states(
 
 
 def differing(states: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Return the states of a dry run in which something differs.
-
-    A container that its engine started again, as after a power cut, runs with what is declared; that a run would write
-    this down ("adopted") is no difference.
-    """
-
-    def noted(state: Mapping[str, Any]) -> bool:
-        changes = state["changes"]
-        return (
-            state["function"].startswith("kolla_container.")
-            and set(changes) == {"state"}
-            and changes["state"].get("new") == "adopted"
-        )
-
-    return [state for state in states if not noted(state)]
+    """Return the states of a dry run in which something differs, without those that would only note something."""
+    return [state for state in states if not outcome.noted(state)]
 
 
 def _of_state(host: str, state: Mapping[str, Any], stopped: Mapping[str, str]) -> Finding:

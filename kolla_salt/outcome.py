@@ -73,9 +73,37 @@ class Outcome:
         """Names of the SLS files in which something failed; empty names mean the run as a whole."""
         return {failure.sls for failure in self.failed}
 
+    @property
+    def differing(self) -> list[Change]:
+        """What changed something, or would, without what is only :func:`noted`."""
+        return [change for change in self.changed if not noted(vars(change))]
+
+    @property
+    def notes(self) -> list[str]:
+        """IDs of the states that only noted something."""
+        return [change.id for change in self.changed if noted(vars(change))]
+
     def as_dict(self) -> dict[str, Any]:
         """Return plain data for JSON."""
         return asdict(self)
+
+
+def noted(change: Mapping[str, Any]) -> bool:
+    """Return whether a state only writes down that a container runs as declared, and touches nothing.
+
+    So it is with one that its engine started again, as after a power cut, and with one that another tool has made.
+
+    Args:
+        change: ``function`` and ``changes`` of a state.
+    """
+    changes = change.get("changes") or {}
+    state = changes.get("state")
+    return (
+        str(change["function"]).startswith("kolla_container.")
+        and set(changes) == {"state"}
+        and isinstance(state, Mapping)
+        and state.get("new") == "adopted"
+    )
 
 
 def _function(key: str) -> str:

@@ -50,9 +50,14 @@ def word(done: str) -> str:
 
 
 def summary(report: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a host's dry run comes to: files, containers with action and reason, databases, catalogue, other."""
+    """Return what a host's dry run comes to: files, containers with action and reason, databases, catalogue, other.
+
+    What is only noted (:func:`kolla_salt.outcome.noted`) is not among it.
+    """
     found: dict[str, Any] = {"files": [], "containers": [], "databases": [], "catalogue": [], "other": []}
     for state in report["states"]:
+        if outcome.noted(state):
+            continue
         kind = _KINDS.get(state["function"].split(".")[0], "other")
         if kind == "containers":
             action, why = container_action(state)
@@ -189,6 +194,25 @@ class Forecast:
             for state in [*report["states"], *report["failed"]]:
                 mine.setdefault(service_of(state["sls"]), []).append(state["id"])
         return found
+
+    @property
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Return host -> service -> number of its changes, without what is only noted."""
+        found: dict[str, dict[str, int]] = {}
+        for host, report in self.reports.items():
+            mine = found.setdefault(host, {})
+            for state in [*report["states"], *report["failed"]]:
+                if not outcome.noted(state):
+                    mine[service_of(state["sls"])] = mine.get(service_of(state["sls"]), 0) + 1
+        return found
+
+    @property
+    def noted(self) -> dict[str, list[str]]:
+        """Return host -> containers of which a run only notes that they run as declared."""
+        return {
+            host: [state["id"] for state in report["states"] if outcome.noted(state)]
+            for host, report in self.reports.items()
+        }
 
     def learn(self, reports: Mapping[str, Any], every: bool = False) -> None:
         """Take in what the hosts predict.
@@ -412,7 +436,7 @@ def effects(
         talking = clients if name in brokers and away else []
         if talking:
             mine = []  # they know its members themselves, whatever else of it is behind the load balancer
-        if not mine and not ((concerns or talking) and away):
+        if all(done == "adopted" for _, done in changed) or not mine and not ((concerns or talking) and away):
             continue  # nobody asks it, or nobody notices
         words = list(dict.fromkeys(done for _, done in changed))
         most = max(sum(done in _AWAY or done == "reloaded" for _, done in group) for group in groups)

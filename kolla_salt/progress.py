@@ -129,8 +129,8 @@ class RunState:
             return ""
         found = outcome.read(name, data.get("return"))
         host = step.hosts[name]
-        host.state = "failed" if found.result is False else "changed" if found.changed else "ok"
-        host.seconds, host.changed, host.failures = round(found.seconds, 3), len(found.changed), found.failed
+        host.state = "failed" if found.result is False else "changed" if found.differing else "ok"
+        host.seconds, host.changed, host.failures = round(found.seconds, 3), len(found.differing), found.failed
         return "host"
 
 

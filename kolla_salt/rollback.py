@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kolla_salt import outcome, runs
 from kolla_salt import plan as plans
-from kolla_salt import runs
 from kolla_salt.declarations import nearest
 from kolla_salt.steps import Progress, needed_by, service_of
 
@@ -98,16 +98,21 @@ def touched(plan: Mapping[str, Any] | None, steps: Iterable[Mapping[str, Any]]) 
         return {}
     for host, survey in ((plan or {}).get("hosts") or {}).items():
         for state in survey.get("states") or []:
-            if state["function"].startswith(("kolla_container.", "kolla_config.")):
+            if _touches(state):
                 found.setdefault(service_of(state["sls"]), {})[host] = None
     for step in done:
         for host, said in (step.get("hosts") or {}).items():
             for change in said.get("changed") or []:
-                if isinstance(change, Mapping) and change["function"].startswith(("kolla_container.", "kolla_config.")):
+                if isinstance(change, Mapping) and _touches(change):
                     names = [service_of(change["sls"])] if change.get("sls") else step.get("services") or []
                     for service in names:
                         found.setdefault(service, {})[host] = None
     return {service: list(hosts) for service, hosts in found.items()}
+
+
+def _touches(change: Mapping[str, Any]) -> bool:
+    """Return whether a state changes a container or its configuration."""
+    return change["function"].startswith(("kolla_container.", "kolla_config.")) and not outcome.noted(change)
 
 
 #: What kolla_container says it did, where a run keeps what was before.

@@ -19,6 +19,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kolla_salt import outcome
 from kolla_salt.availability.probe import SETTLE, TIMEOUT, Probe
 from kolla_salt.availability.receipt import Receipt
 from kolla_salt.availability.targets import Account, Target
@@ -40,7 +41,10 @@ def touches_containers(surveys: Iterable[Mapping[str, Any]]) -> bool:
     """
     return any(
         survey["failed"]
-        or any(state["function"].startswith(("kolla_container.", "kolla_kept.")) for state in survey["states"])
+        or any(
+            state["function"].startswith(("kolla_container.", "kolla_kept.")) and not outcome.noted(state)
+            for state in survey["states"]
+        )
         for survey in surveys
     )
 

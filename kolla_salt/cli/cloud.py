@@ -147,7 +147,9 @@ def report(args: argparse.Namespace, master: Master, run_id: str, state: progres
     ending = {"ok": "done", "failed": "FAILED", "incomplete": "INCOMPLETE", "deviated": "done, but DEVIATED"}.get(
         header["result"], header["result"]
     )
+    noted = sum(len(host.get("noted") or []) for step in steps for host in step["hosts"].values())
     said = view.plural(changed, "change") if changed else "nothing had to be changed"
+    said += f", {view.plural(noted, 'start')} noted" if noted else ""
     print(f"{args.verb} {ending}: {said}, {header.get('seconds', 0):.1f} s; record: kolla-salt runs show {record.id}")
     for host in header.get("unknown") or []:
         print(

@@ -150,7 +150,8 @@ def show_one(args: argparse.Namespace) -> int:
         print(f"\n{step['id']}  ({step['seconds']:.1f} s)")
         for host, said in step["hosts"].items():
             ending = {True: "ok", False: "FAILED", None: "unknown"}[said["result"]]
-            print(f"  {host}: {ending}, {view.plural(len(said['changed']), 'change')}")
+            noted = f", noted that it runs: {view.some(said['noted'])}" if said.get("noted") else ""
+            print(f"  {host}: {ending}, {view.plural(len(said['changed']), 'change')}{noted}")
             for change in said["changed"]:
                 if isinstance(change, str):
                     print(f"    {change}")

@@ -101,6 +101,7 @@ def plan(args: argparse.Namespace) -> int:
         "order": order,
         "effects": prediction.effects(cloud.resolver, found, order, answering, prediction.balanced_by(cloud.resolver)),
         "hosts": {host: summary(report) for host, report in found.reports.items()},
+        "noted": found.noted,
         "unknown": unknown,
         "missing_images": {host: report["missing_images"] for host, report in found.reports.items()},
         "errors": {host: prediction.problems({host: report}, __version__) for host, report in broken.items()},
@@ -151,7 +152,9 @@ def _show(told: Mapping[str, Any], diffs: bool, out: Path | None) -> None:
     on = f" on {view.some(told['limit'])}" if told["limit"] else ""
     parts = [f"{told['verb']} of {view.some(told['services']) or 'all services'}{on}"]
     sums, missing = told["hosts"], told["missing_images"]
-    for names, lines in view.alike({host: _host_lines(sums[host], missing[host], diffs) for host in sums}):
+    for names, lines in view.alike(
+        {host: _host_lines(sums[host], missing[host], told["noted"][host], diffs) for host in sums}
+    ):
         parts.append(f"{view.some(names)}: " + "\n".join(lines))
     for names, lines in view.alike({host: _unpredictable(states) for host, states in told["unpredictable"].items()}):
         parts.append(f"{view.some(names)}: " + "\n".join(lines))
@@ -167,6 +170,8 @@ def _show(told: Mapping[str, Any], diffs: bool, out: Path | None) -> None:
         parts.append(f"{view.some(unknown, most=20)} {verb} not answer: nothing is known of {them}")
     count = told["changes"]
     said = f"{view.plural(count, 'change')} on {view.plural(len(sums), 'host')}" if count else "nothing to change"
+    noted = sum(map(len, told["noted"].values()))
+    said += f", {view.plural(noted, 'start')} to be noted" if noted else ""
     option = ["--service"] if told["verb"] == "upgrade" else []
     how = [
         told["verb"],
@@ -246,10 +251,11 @@ def _unpredictable(states: list[dict[str, Any]]) -> list[str]:
     ]
 
 
-def _host_lines(found: Mapping[str, Any], missing: list[str], diffs: bool) -> list[str]:
+def _host_lines(found: Mapping[str, Any], missing: list[str], noted: list[str], diffs: bool) -> list[str]:
     """Return what is shown of one host after its name."""
+    notes = [f"  note that it runs as declared since it was started by others: {view.some(noted)}"] if noted else []
     if not any(found.values()) and not missing:
-        return ["nothing to change"]
+        return ["nothing to change", *notes]
     parts = [
         view.plural(len(items), kind.rstrip("s") if kind != "databases" else "database")
         for kind, items in found.items()
@@ -279,7 +285,7 @@ def _host_lines(found: Mapping[str, Any], missing: list[str], diffs: bool) -> li
             + (f" ({', '.join(item['changes'])})" if item["changes"] else "")
             for item in found[kind]
         ]
-    return lines
+    return lines + notes
 
 
 def _is_new(changes: Mapping[str, Any]) -> bool:

@@ -222,9 +222,11 @@ class LiveView:
         state = self.state
         total = sum(count for found in state.predicted.values() for count in found.values())
         seconds = sum((data.get("seconds") or {}).values())
+        starts = sum(map(len, (data.get("noted") or {}).values()))
+        noted = f", and {plural(starts, 'start')} to note" if starts else ""
         answer = f"{plural(len(state.hosts) - len(state.unknown), 'host')} of {len(state.hosts)} answered"
         self.line(
-            f"{answer}; the dry run predicts {plural(total, 'change')} in {plural(len(state.todo), 'service')}"
+            f"{answer}; the dry run predicts {plural(total, 'change')}{noted} in {plural(len(state.todo), 'service')}"
             f"  ({seconds:.1f} s)"
         )
         for host in state.unknown:

@@ -172,7 +172,8 @@ def begin(
         all of them).
     :param expect: file of a plan (``kolla-salt plan --out``): refuse unless this run is what was planned.
     :param back: of a rollback: what the runner ``kolla.back`` returned.
-    :returns: ``run``, ``unknown`` (hosts without an answer), ``predicted`` (host -> service -> number of changes).
+    :returns: ``run``, ``unknown`` (hosts without an answer), ``predicted`` (host -> service -> number of changes),
+        ``noted`` (host -> containers that run as declared since somebody else started them).
     :raises CommandExecutionError: no plan, no host answers, versions differ, a host cannot render its states, or the
         run is another one than `expect` says.
 
@@ -275,7 +276,7 @@ def begin(
     if back:
         # Not what the services need that are taken back: nothing is done to it.
         progress.todo = {name for names in found.predicted.values() for name in names} | set(back["restore"])
-    run["predicted"] = predicted = found.predicted
+    run["predicted"] = found.predicted
     run["images"] = {host: said["missing_images"] for host, said in surveys.items()}
     shown = outcome.scrub(surveys, run["secrets"])
     files = expectation.site_files(directory, expectation.key_of(Path(_master_opts()["pki_dir"]) / "master.pem"))
@@ -304,11 +305,11 @@ def begin(
         "unknown": sorted(progress.unknown),
     }
     record.write_plan(plan, clean=True)
-    counts = {host: {name: len(changes) for name, changes in found.items()} for host, found in predicted.items()}
     result = {
         "run": record.id,
         "unknown": sorted(progress.unknown),
-        "predicted": counts,
+        "predicted": found.counts,
+        "noted": {host: names for host, names in found.noted.items() if names},
         "missing_images": {h: i for h, i in run["images"].items() if i},
         "seconds": run["seconds"],
         "todo": sorted(services if progress.todo is None else progress.todo),
@@ -534,8 +535,9 @@ def _apply_on(
                     "seconds": c.seconds,
                     "at": c.at,
                 }
-                for c in found.changed
+                for c in found.differing
             ],
+            **({"noted": found.notes} if found.notes else {}),
             "failed": [vars(failure) for failure in found.failed],
             "skipped": found.skipped,
             "slowest": found.slowest,

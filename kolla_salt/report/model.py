@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from kolla_salt import outcome, prediction, progress
+from kolla_salt import drift, outcome, prediction, progress
 from kolla_salt.cli import view
 from kolla_salt.report import timeline
 
@@ -481,7 +481,7 @@ def _foreseen(survey: Mapping[str, Any]) -> dict[str, Any]:
     for container in said["containers"]:
         actions.setdefault(container["action"], []).append(container["name"])
     return {
-        "total": len(survey["states"]),
+        "total": len(drift.differing(survey["states"])),
         "files": [item["name"] for item in said["files"]],
         "actions": [{"action": action, "names": names} for action, names in actions.items()],
         "others": [item["name"] for kind in ("databases", "catalogue", "other") for item in said[kind]],

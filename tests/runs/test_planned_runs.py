@@ -101,6 +101,22 @@ def test_the_same_plan_has_nothing_to_do_when_nothing_is_to_be_done(deployed, tm
     assert (done["result"], done["steps"], deployed.engine.acts) == ("ok", [], [])
 
 
+def test_that_an_engine_started_a_container_again_is_noted_and_no_change(deployed, tmp_path):
+    deployed.engine.set("pot", "running")  # as after a power cut
+    file = tmp_path / "plan"
+    plan = run(deployed, "plan", "--out", str(file))
+    assert (plan["changes"], plan["noted"], plan["effects"]) == (0, {"c1": ["pot"]}, [])
+    shown = deployed.cli("plan").stdout
+    assert "started by others: pot" in shown and "nothing to change, 1 start to be noted" in shown
+    done = run(deployed, "apply", str(file))
+    assert (done["result"], done["deviations"], done["availability"], deployed.engine.acts) == ("ok", [], None, [])
+    [host] = [step["hosts"]["c1"] for step in done["steps"]]
+    assert (host["changed"], host["noted"]) == ([], ["pot"])
+    assert "noted that it runs: pot" in deployed.cli("runs", "show", done["run"]).stdout
+    assert run(deployed, "plan")["noted"] == {"c1": []}
+    assert run(deployed, "deploy")["steps"] == []
+
+
 def test_a_site_that_was_changed_since_is_refused_before_anything_is_touched(deployed, tmp_path):
     deployed.engine.set("lid", "exited", 1)
     file = tmp_path / "plan"

@@ -163,6 +163,11 @@ def test_a_run_that_cannot_be_watched_goes_on(tmp_path, api):
     [
         ([], [], False),
         ([{"function": "kolla_config.managed"}], [], False),
+        (
+            [{"function": "kolla_container.running", "changes": {"state": {"old": "running", "new": "adopted"}}}],
+            [],
+            False,
+        ),
         ([{"function": "kolla_config.managed"}, {"function": "kolla_container.running"}], [], True),
         ([], [{"function": "kolla_keystone.registered"}], True),
     ],

@@ -58,6 +58,20 @@ def test_predictions_and_changes_are_counted_with_their_fields():
     assert found.total == 3
 
 
+def test_what_is_only_noted_is_told_apart_from_what_differs():
+    state = {
+        "__id__": "a",
+        "__sls__": "web",
+        "result": True,
+        "changes": {"state": {"old": "running", "new": "adopted"}},
+    }
+    updated = {**state, "__id__": "b", "changes": {**state["changes"], "image": {"old": "1", "new": "2"}}}
+    tag = "kolla_container_|-{0}_|-{0}_|-running"
+    found = outcome.read("c1", {tag.format("a"): state, tag.format("b"): updated})
+    assert [change.id for change in found.changed] == ["a", "b"]
+    assert ([change.id for change in found.differing], found.notes) == (["b"], ["a"])
+
+
 def test_a_render_error_is_a_failure_with_its_sentences():
     found = outcome.read("h", ["Rendering SLS 'base:glance' failed: no such option"])
     assert found.result is False

@@ -96,6 +96,12 @@ def test_other_verbs_name_the_way_back(resolver, root, record, run_id, hint):
         rollback.prepare(resolver, root, run_id)
 
 
+def test_a_run_that_only_noted_what_runs_changed_nothing(root, record):
+    record(OLD)
+    record(RUN, changed=[replaced("web_api", "web", "adopted")])
+    assert rollback.last(root).id == OLD
+
+
 def test_a_finished_upgrade_has_no_way_back(resolver, root, record):
     record("20260714-110000-upgrade", finished_upgrade=1.0)
     with pytest.raises(rollback.RollbackError, match="upgrade --finish"):
