@@ -869,6 +869,12 @@ def _start_again(engine: Engine, entry: kept.Entry, old: dict[str, Any], declare
     found = engine.inspect(name)
     if found and _container.state_of(found) != "running":
         _unpause_or_start(engine, spec, found)
+    elif spec.ready:
+        try:
+            wait_ready(name, spec.ready, timeout=5)
+        except CommandExecutionError:
+            # An earlier attempt has started it in vain; what it needs may be there by now.
+            engine.act(f"restart {name}", "restart", name, timeout=spec.stop_timeout)
     _await(spec)
     inspect = engine.inspect(name)
     if inspect and spec.config_dir:

@@ -209,6 +209,22 @@ def test_an_old_container_that_does_not_come_up_leaves_both_and_the_same_command
     assert present(engine, name) == {"": before}
 
 
+def test_an_old_container_that_runs_without_answering_starts_once_more_when_the_command_is_given_again(
+    run, name, spec, images, config_dir, engine
+):
+    spec["ready"]["timeout"] = 4
+    deployed(run(FIRST), name, **spec)
+    before = present(engine, name)[""]
+    deployed(run(SECOND), name, **{**spec, "image": images[1]})
+    (config_dir / "app.conf").write_text("mute\n")
+    with pytest.raises(CommandExecutionError, match="is not ready after 4 s"):
+        run(None).take_back(name, SECOND)
+    assert present(engine, name)[""] == before  # running
+    (config_dir / "app.conf").write_text("one\n")
+    assert run(None).take_back(name, SECOND)["action"] == "recreated"
+    assert present(engine, name) == {"": before}
+
+
 def test_an_engine_that_starts_anew_leaves_what_is_kept_stopped(run, name, spec, images, engine, before):
     """A policy of `no` is what keeps an engine from starting a container; `always` would, even a stopped one."""
     spec = {**spec, "restart_policy": "always"}
