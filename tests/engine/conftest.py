@@ -105,7 +105,9 @@ def _libraries(programs: list[str]) -> set[str]:
 
 def _archive() -> bytes:
     """A root file system with a shell, a few tools and the three scripts above."""
-    programs = [shutil.which(name) for name in ("sh", "cat", "sleep", "mkdir", "test", "true", "false", "env", "id", "rm")]
+    programs = [
+        shutil.which(name) for name in ("sh", "cat", "sleep", "mkdir", "test", "true", "false", "env", "id", "rm")
+    ]
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
         for path in sorted({item for item in programs if item} | _libraries([item for item in programs if item])):
