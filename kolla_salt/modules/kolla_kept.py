@@ -218,7 +218,8 @@ def apply(services: Any, run: str, role: str = "back", test: bool = False, pilla
                     function,
                     {"order": len(high) + 1},
                     *({key: value} for key, value in arguments.items()),
-                    {"require": list(before)},
+                    # One order for what comes back; what only stops may do so all at once.
+                    {"parallel": True} if role == "stop" else {"require": list(before)},
                 ],
             }
             before.append({module: state_id})
