@@ -7,7 +7,7 @@ live view, in a run record and in ``--json``.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -15,6 +15,10 @@ from typing import Any
 _CONSEQUENCE = "One or more requisite failed"
 #: A diff longer than this many characters is cut in records; the host has the file.
 DIFF_LIMIT = 4000
+#: The same in what a host returns.
+RETURN_LIMIT = 1_500
+#: A return over 1 MB is cut by Salt; a host's dry run stays far below it.
+_LARGEST = 400_000
 
 
 @dataclass
@@ -187,6 +191,51 @@ def read(host: str, returned: Any, slowest: int = 5) -> Outcome:
         )
     outcome.slowest = sorted((t for t in timings if t[0] >= 0.05), reverse=True)[:slowest]
     return outcome
+
+
+def dry_run(host: str, returned: Any, fingerprint: Callable[[Change, str], str] | None = None) -> dict[str, Any]:
+    """Return what a state run with ``test=True`` on ``host`` predicts, in a size that Salt returns whole.
+
+    Args:
+        host: the minion's id.
+        returned: as for :func:`read`; an empty list: there was nothing to predict.
+        fingerprint: returns what tells a change, with the ``name`` of its state, from any other.
+
+    Returns:
+        ``states`` (``id``, ``sls``, ``function``, ``comment``, ``changes`` and ``fingerprint``, if one is asked for),
+        ``failed``, ``errors`` (why nothing could be rendered at all), ``total`` and ``seconds``.
+    """
+    if not isinstance(returned, Mapping):
+        errors = [str(line) for line in returned] if isinstance(returned, list) else [str(returned)]
+        return {"states": [], "failed": [], "errors": errors, "total": 0, "seconds": 0.0}
+    found = read(host, returned)
+    names = {str(state["__id__"]): str(state.get("name")) for state in returned.values() if "__id__" in state}
+    states, size = [], 0
+    for change in found.changed:
+        entry = {
+            "id": change.id,
+            "sls": change.sls,
+            "function": change.function,
+            "comment": change.comment[:500],
+            "changes": cut(change.changes, RETURN_LIMIT),
+        }
+        if fingerprint:
+            entry["fingerprint"] = fingerprint(change, names.get(change.id, ""))
+        size += len(str(entry))
+        if size > _LARGEST:
+            # What is done to a container decides how the run goes on.
+            entry["changes"] = {
+                field: value if field == "state" else {"old": "[not shown]", "new": "[not shown]"}
+                for field, value in entry["changes"].items()
+            }
+        states.append(entry)
+    return {
+        "states": states,
+        "failed": [vars(failure) for failure in found.failed],
+        "errors": [],
+        "total": found.total,
+        "seconds": round(found.seconds, 3),
+    }
 
 
 def last_words(text: str) -> str:

@@ -178,9 +178,10 @@ def _host(said: dict[str, Any]) -> list[str]:
             continue
         action = (change.get("state") or {}).get("new")
         image = change.get("image") or {}
-        files = (change.get("config") or {}).get("new")
+        files = (change.get("config") or {}).get("new") or []
         text = {"recreated": "the container of before", "created": "there again"}.get(str(action), str(action))
         if image.get("new") and image["new"] != image.get("old"):
             text += f", {image['new']}"
-        lines.append(f"  {state['id']}: {text}" + (f" ({', '.join(files)})" if files else ""))
+        shown = files if isinstance(files, str) else ", ".join(files)  # a text: left out of a large dry run
+        lines.append(f"  {state['id']}: {text}" + (f" ({shown})" if shown else ""))
     return lines

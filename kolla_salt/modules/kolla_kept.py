@@ -19,7 +19,6 @@ from kolla_salt.steps import own
 __virtualname__ = "kolla_kept"
 __func_alias__ = {"list_": "list"}
 
-_LONGEST = 1_500
 #: What is applied in a step of a rollback; `stop` and `database` only where a database is restored.
 _ROLES = ("stop", "back")
 
@@ -125,40 +124,17 @@ def survey(sls: Any, run: str, containers: bool = False) -> dict[str, Any]:
     """
     wanted = own(sls, __opts__["id"]) if isinstance(sls, dict) else list(sls)
     found = {service: parts for service, parts in _of_services(run).items() if service in wanted}
-    returned = apply(list(found), run, test=True) if found else {}
+    returned = apply(list(found), run, test=True) if found else []
     __context__["retcode"] = 0  # a prediction that fails is an answer, not a failed job
-    report: dict[str, Any] = {
+    report = {
         "version": __version__,
-        "states": [],
-        "failed": [],
-        "errors": [],
-        "total": 0,
         "missing_images": [],
-        "seconds": 0.0,
         "kept": {s: {kind: sorted(items) for kind, items in parts.items()} for s, parts in found.items()},
         "later": _later(run, found),
+        **outcome.dry_run(__opts__["id"], returned),
     }
     if containers:
         report["containers"] = __salt__["kolla_container.snapshot"]()
-    if not isinstance(returned, dict):
-        report["errors"] = [str(line) for line in returned] if isinstance(returned, list) else [str(returned)]
-        return report
-    if not returned:
-        return report
-    told = outcome.read(__opts__["id"], returned)
-    report["states"] = [
-        {
-            "id": change.id,
-            "sls": change.sls,
-            "function": change.function,
-            "comment": change.comment[:500],
-            "changes": outcome.cut(change.changes, _LONGEST),
-        }
-        for change in told.changed
-        if change.function != "test.nop"
-    ]
-    report["failed"] = [vars(failure) for failure in told.failed]
-    report["total"], report["seconds"] = told.total, round(told.seconds, 3)
     return report
 
 

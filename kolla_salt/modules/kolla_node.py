@@ -20,9 +20,6 @@ from kolla_salt.engine import SOCKETS, Engine
 from kolla_salt.steps import needed_by, own
 
 __virtualname__ = "kolla_node"
-#: A return over 1 MB is cut by Salt; a host's dry run stays far below it.
-_LARGEST = 400_000
-_LONGEST = 1_500
 
 
 def __virtual__() -> str:
@@ -74,16 +71,7 @@ def survey(sls: Any, images: bool = True, containers: bool = False, verb: str = 
     """
     if isinstance(sls, dict):
         sls = own(sls, __opts__["id"])
-    report: dict[str, Any] = {
-        "version": __version__,
-        "states": [],
-        "failed": [],
-        "errors": [],
-        "total": 0,
-        "missing_images": [],
-        "releases": {},
-        "seconds": 0.0,
-    }
+    report = {"version": __version__, "missing_images": [], "releases": {}, **outcome.dry_run(__opts__["id"], [])}
     if not sls:
         return report
     for service in sls:
@@ -97,34 +85,15 @@ def survey(sls: Any, images: bool = True, containers: bool = False, verb: str = 
     returned = __salt__["state.sls"](",".join(sls), test=True, concurrent=True, **told)
     # A prediction that fails is an answer, not a failed job.
     __context__["retcode"] = 0
-    if not isinstance(returned, dict):
-        report["errors"] = [str(line) for line in returned] if isinstance(returned, list) else [str(returned)]
-        return report
-    found = outcome.read(__opts__["id"], returned)
-    names = {str(state["__id__"]): str(state.get("name")) for state in returned.values() if "__id__" in state}
     key = expectation.key_of(Path(__opts__.get("pki_dir") or "") / "minion.pem")
-    size = 0
-    for change in found.changed:
-        entry = {
-            "id": change.id,
-            "sls": change.sls,
-            "function": change.function,
-            "comment": change.comment[:500],
-            "changes": outcome.cut(change.changes, _LONGEST),
-            "fingerprint": expectation.fingerprint(
-                key, [change.function, change.id, change.changes], *_unmasked(change, names.get(change.id, ""))
-            ),
-        }
-        size += len(str(entry))
-        if size > _LARGEST:
-            # What is done to a container decides how the run goes on.
-            entry["changes"] = {
-                field: value if field == "state" else {"old": "[not shown]", "new": "[not shown]"}
-                for field, value in entry["changes"].items()
-            }
-        report["states"].append(entry)
-    report["failed"] = [vars(failure) for failure in found.failed]
-    report["total"], report["seconds"] = found.total, round(found.seconds, 3)
+
+    def fingerprint(change: outcome.Change, name: str) -> str:
+        content = [change.function, change.id, change.changes]
+        return expectation.fingerprint(key, content, *_unmasked(change, name))
+
+    report |= outcome.dry_run(__opts__["id"], returned, fingerprint)
+    if report["errors"]:
+        return report
     if images:
         report["missing_images"] = missing_images()
         report["releases"] = __salt__["kolla_release.survey"]()
@@ -348,7 +317,7 @@ def compare() -> dict[str, Any]:
     report = survey(services(), images=False)
     states = drift.differing(report["states"])
     findings = drift.of_states(host, states, __salt__["kolla_container.stopped_on_purpose"]())
-    errors = [text[:_LONGEST] for text in report["errors"]]
+    errors = [text[: outcome.RETURN_LIMIT] for text in report["errors"]]
     said = json.dumps({"findings": findings, "errors": errors}, sort_keys=True)
     path = Path(__opts__["cachedir"]) / "kolla_drift.json"
     before = path.read_text() if path.exists() else json.dumps({"errors": [], "findings": []}, sort_keys=True)
@@ -482,11 +451,11 @@ def genconfig(services: list[str] | None = None) -> dict[str, Any]:
         salt '*' kolla_node.genconfig
     """
     if not services:
-        return outcome.cut(__salt__["kolla_config.genconfig"](), _LONGEST)
+        return outcome.cut(__salt__["kolla_config.genconfig"](), outcome.RETURN_LIMIT)
     written: dict[str, Any] = {}
     for service in services:
         written.update(__salt__["kolla_config.genconfig"](service))
-    return outcome.cut(written, _LONGEST)
+    return outcome.cut(written, outcome.RETURN_LIMIT)
 
 
 def servers() -> list[str]:

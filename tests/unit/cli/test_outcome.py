@@ -1,5 +1,7 @@
 """Reading what state runs return."""
 
+import json
+
 from kolla_salt import outcome
 
 
@@ -99,6 +101,42 @@ def test_secrets_are_replaced_everywhere_and_short_words_are_not_secrets():
 
 def test_long_texts_are_cut_and_say_so():
     assert outcome.cut({"diff": "x" * 50}, 10)["diff"] == "x" * 10 + "\n[... 40 more characters]"
+
+
+def test_a_dry_run_says_what_would_change_and_marks_it():
+    returned = dict([
+        state("glance", "glance_api", 1, None, {"state": {"old": None, "new": "created"}}, "c" * 900),
+        state("glance", "same", 2),
+        state("glance", "broken", 3, False, comment="no engine", ms=20),
+    ])  # fmt: skip
+    returned["kolla_container_|-glance_api_|-glance_api_|-running"]["name"] = "of the state"
+    found = outcome.dry_run("ctl1", returned, lambda change, name: f"{change.id} {name}")
+    assert found["states"] == [
+        {
+            "id": "glance_api", "sls": "glance", "function": "kolla_container.running", "comment": "c" * 500,
+            "changes": {"state": {"old": None, "new": "created"}}, "fingerprint": "glance_api of the state",
+        }
+    ]  # fmt: skip
+    assert [failure["id"] for failure in found["failed"]] == ["broken"]
+    assert (found["errors"], found["total"], found["seconds"]) == ([], 3, 0.04)
+    assert "fingerprint" not in outcome.dry_run("ctl1", returned)["states"][0]
+
+
+def test_a_dry_run_of_much_is_returned_whole_with_what_is_done_to_containers():
+    change = {"state": {"old": "running", "new": "recreated"}, "config": {"old": None, "new": "d" * 9000}}
+    found = outcome.dry_run("ctl1", dict(state("a", f"c{number}", number, None, change) for number in range(1000)))
+    assert len(json.dumps(found)) < 900_000
+    assert [entry["id"] for entry in found["states"]] == [f"c{number}" for number in range(1000)]
+    assert {entry["changes"]["state"]["new"] for entry in found["states"]} == {"recreated"}
+    first, last = found["states"][0]["changes"]["config"], found["states"][-1]["changes"]["config"]
+    assert first["new"].startswith("d" * 1500 + "\n[... 7500 more") and last["new"] == "[not shown]"
+
+
+def test_a_dry_run_that_could_not_be_rendered_has_errors_and_one_of_nothing_has_none():
+    assert outcome.dry_run("ctl1", ["no such option"])["errors"] == ["no such option"]
+    assert outcome.dry_run("ctl1", "ERROR: no engine")["errors"] == ["ERROR: no engine"]
+    nothing = outcome.dry_run("ctl1", [])
+    assert (nothing["states"], nothing["failed"], nothing["errors"], nothing["total"]) == ([], [], [], 0)
 
 
 def test_last_words_drop_the_traceback():
