@@ -12,36 +12,37 @@ from kolla_salt import outcome, progress, runs
 from kolla_salt.cli import view
 from kolla_salt.cli.errors import CliError
 from kolla_salt.cli.master import Master
+from kolla_salt.cli.options import add_limit, add_selection
 
 
 def add_parser(subparsers: Any) -> None:
     """Add the verbs of this module."""
     for verb in ("deploy", "reconfigure"):
         parser = subparsers.add_parser(verb)
-        selection(parser)
+        add_selection(parser)
         parser.add_argument(
             "--every-step", action="store_true", help="apply every step, also where the dry run sees nothing to do"
         )
         parser.set_defaults(handler=run_orchestration, orchestration=verb)
 
     parser = subparsers.add_parser("pull")
-    parser.add_argument("--limit", metavar="HOSTS", type=_comma, help="only these hosts, separated by commas")
+    add_limit(parser)
     parser.add_argument("--again", action="store_true", help="also images that are there: a tag may have moved")
     parser.set_defaults(handler=pull)
 
     parser = subparsers.add_parser("genconfig")
-    selection(parser)
+    add_selection(parser)
     parser.add_argument("--diff", action="store_true", help="show what changed in the files, secrets masked")
     parser.set_defaults(handler=genconfig)
 
     parser = subparsers.add_parser("stop")
-    selection(parser)
+    add_selection(parser)
     parser.add_argument("--timeout", type=int, metavar="SECONDS", help="until a container is killed (default: its own)")
     _confirmation(parser)
     parser.set_defaults(handler=stop)
 
     parser = subparsers.add_parser("destroy")
-    parser.add_argument("--limit", metavar="HOSTS", type=_comma, help="only these hosts, separated by commas")
+    add_limit(parser)
     parser.add_argument("--include-images", action="store_true", help="also remove the images")
     parser.add_argument("--kill-servers", action="store_true", help="also where virtual machines run; they are lost")
     _confirmation(parser)
@@ -50,16 +51,6 @@ def add_parser(subparsers: Any) -> None:
 
 def _confirmation(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--yes-i-really-really-mean-it", action="store_true", dest="confirmed", help="needed to do it")
-
-
-def selection(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments that restrict a verb to services and hosts."""
-    parser.add_argument("services", nargs="*", metavar="SERVICE", help="only these services (default: all)")
-    parser.add_argument("--limit", metavar="HOSTS", type=_comma, help="only these hosts, separated by commas")
-
-
-def _comma(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def run_orchestration(args: argparse.Namespace, **more: Any) -> int:

@@ -12,16 +12,17 @@ from kolla_salt import __version__, drift, outcome, runs, upgrade
 from kolla_salt.cli import place, view
 from kolla_salt.cli.errors import CliError
 from kolla_salt.cli.master import Master
+from kolla_salt.cli.options import add_limit
 
 
 def add_parser(subparsers: Any) -> None:
     """Add the verbs of this module."""
     parser = subparsers.add_parser("prechecks")
-    parser.add_argument("--limit", metavar="HOSTS", help="only these hosts, separated by commas")
+    add_limit(parser)
     parser.set_defaults(handler=prechecks)
 
     parser = subparsers.add_parser("status")
-    parser.add_argument("--limit", metavar="HOSTS", help="only these hosts, separated by commas")
+    add_limit(parser)
     parser.set_defaults(handler=status)
 
     parser = subparsers.add_parser("validate-config")
@@ -70,19 +71,18 @@ class Cloud:
                 problems=[{**vars(problem), "text": problem.text} for problem in problems],
             )
 
-    def limited(self, limit: str | list[str] | None) -> list[str]:
+    def limited(self, limit: list[str] | None) -> list[str]:
         """Return the hosts that an option ``--limit`` leaves. Raises CliError for an unknown one."""
         if not limit:
             return self.hosts
-        wanted = limit.split(",") if isinstance(limit, str) else limit
         from kolla_salt.declarations import nearest
 
-        for name in wanted:
+        for name in limit:
             if name not in self.hosts:
                 raise CliError(
                     f"--limit {name}: no such host in {self.directory}/topology.yml{nearest(name, self.hosts)}"
                 )
-        return [name for name in self.hosts if name in wanted]
+        return [name for name in self.hosts if name in limit]
 
 
 def prechecks(args: argparse.Namespace) -> int:

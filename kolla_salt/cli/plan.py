@@ -11,10 +11,11 @@ from typing import Any
 
 from kolla_salt import __version__, expectation, outcome, prediction
 from kolla_salt.cli import view
-from kolla_salt.cli.cloud import run_orchestration, selection
+from kolla_salt.cli.cloud import run_orchestration
 from kolla_salt.cli.errors import CliError
 from kolla_salt.cli.look import Cloud
 from kolla_salt.cli.master import Master
+from kolla_salt.cli.options import add_selection
 from kolla_salt.prediction import summary
 
 #: What a plan can be made for.
@@ -24,7 +25,7 @@ VERBS = ("deploy", "reconfigure", "upgrade")
 def add_parser(subparsers: Any) -> None:
     """Add the verbs of this module."""
     parser = subparsers.add_parser("plan", usage="kolla-salt plan [deploy|reconfigure|upgrade] [SERVICE ...] [options]")
-    selection(parser)
+    add_selection(parser)
     parser.add_argument("--diff", action="store_true", help="show the differences of the files, secrets masked")
     parser.add_argument("--out", type=Path, metavar="FILE", help="also write the plan there, for kolla-salt apply FILE")
     parser.set_defaults(handler=plan)

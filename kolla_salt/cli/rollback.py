@@ -13,6 +13,7 @@ from kolla_salt.cli.cloud import report
 from kolla_salt.cli.errors import CliError
 from kolla_salt.cli.look import Cloud
 from kolla_salt.cli.master import Master
+from kolla_salt.cli.options import add_service
 from kolla_salt.prediction import summary
 from kolla_salt.steps import sls_by_host, told
 
@@ -23,9 +24,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "run", nargs="?", default="", metavar="RUN", help="default: the last run that changed something"
     )
-    parser.add_argument(
-        "--service", metavar="NAMES", action="append", default=[], help="only these services, separated by commas"
-    )
+    add_service(parser)
     parser.add_argument("--plan", action="store_true", help="show what would be returned and what can not, do nothing")
     parser.add_argument(
         "--restore-database",
@@ -40,7 +39,7 @@ def add_parser(subparsers: Any) -> None:
 
 def rollback(args: argparse.Namespace) -> int:
     """Return configuration, images and containers to what they were before a run."""
-    services = [part.strip() for text in args.service for part in text.split(",") if part.strip()]
+    services: list[str] = args.services
     master = Master(args)
     cloud = Cloud(master.site)
     found = _chain(args, master, cloud, services) if args.through else [_look(args, master, cloud, args.run, services)]

@@ -14,14 +14,13 @@ from kolla_salt.cli.cloud import run_orchestration
 from kolla_salt.cli.errors import CliError
 from kolla_salt.cli.look import Cloud
 from kolla_salt.cli.master import Master
+from kolla_salt.cli.options import add_service
 
 
 def add_parser(subparsers: Any) -> None:
     """Add the verb."""
     parser = subparsers.add_parser("upgrade")
-    parser.add_argument(
-        "--service", metavar="NAMES", action="append", default=[], help="only these services, separated by commas"
-    )
+    add_service(parser)
     parser.add_argument("--plan", action="store_true", help="show what would be done, and do nothing")
     parser.add_argument(
         "--finish",
@@ -35,7 +34,7 @@ def add_parser(subparsers: Any) -> None:
 
 def upgrade(args: argparse.Namespace) -> int:
     """Bring the cloud to the release that the site names."""
-    services = [part.strip() for text in args.service for part in text.split(",") if part.strip()]
+    services: list[str] = args.services
     if args.finish:
         if services or args.plan:
             raise CliError("--finish goes with nothing else: what is kept of a run goes as a whole", status=2)
@@ -47,7 +46,7 @@ def upgrade(args: argparse.Namespace) -> int:
     cloud.check()
     if not args.json:
         print("\n".join(_way(master, cloud, services)), flush=True)
-    args.orchestration, args.services, args.limit = "upgrade", services, None
+    args.orchestration, args.limit = "upgrade", None
     status = run_orchestration(args)
     if not args.json:
         print("\n".join(_further(runs.headers(master.runs_root()), services)))
@@ -105,7 +104,7 @@ def plan(args: argparse.Namespace, services: list[str]) -> int:
     cloud.check()
     found = _overview(master, cloud, services)
     problems = rules.distance(found, str(cloud.resolver.value("openstack_release")))
-    args.services, args.limit, args.diff = services, None, False
+    args.limit, args.diff = None, False
     if not args.json:
         print("\n".join([*_way(master, cloud, services), *(problem.text for problem in problems), ""]), flush=True)
     args.plan_verb = rules.VERB

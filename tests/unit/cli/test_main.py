@@ -93,3 +93,17 @@ def test_an_error_keeps_its_status(monkeypatch, capsys):
     monkeypatch.setattr("kolla_salt.cli.site.init", fail)
     assert cli.main(["init", "--json"]) == 7
     assert json.loads(capsys.readouterr().out) == {"ok": False, "error": "no", "found": "x"}
+
+
+@pytest.mark.parametrize("verb", ["upgrade", "rollback"])
+def test_services_are_named_with_commas_or_one_after_the_other(verb):
+    parse = cli.build(verb).parse_args
+    assert parse([verb, "--service", "glance, heat", "--service", "nova"]).services == ["glance", "heat", "nova"]
+    assert parse([verb]).services == []
+
+
+@pytest.mark.parametrize("verb", ["deploy", "pull", "destroy", "prechecks", "status", "plan"])
+def test_hosts_are_named_with_commas(verb):
+    parse = cli.build(verb).parse_args
+    assert parse([verb, "--limit", "ctl1, ctl2"]).limit == ["ctl1", "ctl2"]
+    assert parse([verb]).limit is None
