@@ -118,7 +118,8 @@ def upgrade_steps(resolver: Resolver, only: list[str] | None = None) -> list[dic
 
     Roles in their order: ``snapshot`` of the service's schemas (on the database's first host); ``primary`` with the
     phases before containers are replaced; ``rest``; ``again`` for containers that have to start once more when all
-    hosts run the new release; ``finish`` with the phases after that; ``verify``. Each step names its ``phases``.
+    hosts run the new release; ``finish`` with the phases after that; ``verify``. Each step names its ``phases``; what
+    is no ``state.apply`` names the execution function that does it (``by``).
     """
     result: list[dict[str, Any]] = []
     services = [name for wave in waves(resolver, only, UPGRADE) for name in wave]
@@ -136,21 +137,23 @@ def _upgrade_of(resolver: Resolver, service: str, number: int) -> list[dict[str,
     again = decl["upgrade"]["again"]
     found: list[dict[str, Any]] = []
 
-    def step(role: str, what: str, minions: list[str], phases: list[str], sls: list[str] | None = None) -> None:
+    def step(role: str, what: str, minions: list[str], phases: list[str], **more: Any) -> None:
         found.append(
             {
                 "id": f"{service}: {what} on {_some(minions)}",
                 "wave": number,
                 "role": role,
                 "services": [service],
-                "sls": sls or [service],
+                "sls": [service],
                 "minions": minions,
                 "phases": phases,
+                **more,
             }
         )
 
     if decl["database"] and resolver.enabled(DATABASE):
-        step("snapshot", "snapshot of its schemas", resolver.hosts(DATABASE)[:1], ["snapshot"])
+        at = resolver.hosts(DATABASE)[:1]
+        step("snapshot", "snapshot of its schemas", at, ["snapshot"], by="kolla_upgrade.snapshot")
     step("primary", ", ".join([*before, "new containers"]), first, [*before, "containers"])
     if rest:
         step("rest", "new containers", rest, ["containers"])
@@ -159,8 +162,9 @@ def _upgrade_of(resolver: Resolver, service: str, number: int) -> list[dict[str,
         step("again", "start again", members, ["again"])
     if after or decl["finish"]:
         sls = [*([service] if after else []), *decl["finish"]]
-        step("finish", ", ".join(after) or f"finish {', '.join(decl['finish'])}", hosts[:1], after or ["finish"], sls)
-    step("verify", "verification", hosts, ["verified"])
+        what = ", ".join(after) or f"finish {', '.join(decl['finish'])}"
+        step("finish", what, hosts[:1], after or ["finish"], sls=sls)
+    step("verify", "verification", hosts, ["verified"], by="kolla_upgrade.verify")
     return found
 
 

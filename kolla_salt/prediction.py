@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from kolla_salt import haproxy, outcome, rollback, upgrade
+from kolla_salt import haproxy, outcome
 from kolla_salt.steps import (
     Disturbed,
     Only,
@@ -310,10 +310,6 @@ def taken_out(
     }
 
 
-#: Roles of steps that apply no states.
-_ROLES_OF_THEIR_OWN = (*upgrade.ROLES, *rollback.ROLES)
-
-
 def order(found: Forecast, answering: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
     """Return what a run does, in order, if nothing fails.
 
@@ -332,7 +328,7 @@ def order(found: Forecast, answering: Mapping[str, Sequence[Mapping[str, Any]]])
     }
     for step in found.steps:
         todo, left_out = found.progress.targets(step)
-        if step["role"] in _ROLES_OF_THEIR_OWN and todo:
+        if step.get("by") and todo:  # it applies no states
             alone = [{"hosts": list(step["minions"]), "containers": {}, "out": []}]
             shown = {key: step[key] for key in ("wave", "role", "services")}
             result.append({**shown, "batches": alone, "left_out": {}})

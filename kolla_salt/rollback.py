@@ -18,8 +18,6 @@ VERB = "rollback"
 ABLE = frozenset({"deploy", "reconfigure", "upgrade"})
 #: Phases of a change of release after which the old release does not work with the schema.
 ONE_WAY = frozenset({"contract"})
-#: Roles of steps that are no ``state.apply``, done by the execution module ``kolla_rollback``.
-ROLES = ("stop", "database", "recall")
 
 _OTHER_WAYS = {
     "node-add": "'kolla-salt node remove HOST' takes a host out again",
@@ -529,7 +527,7 @@ def steps(
     order = list(resolver.topology_hosts)
     result: list[dict[str, Any]] = []
 
-    def step(number: int, role: str, what: str, services: list[str], hosts: Iterable[str]) -> None:
+    def step(number: int, role: str, what: str, services: list[str], hosts: Iterable[str], **more: str) -> None:
         wanted = set(hosts)
         minions = [host for host in reversed(order) if host in wanted]
         if minions:
@@ -541,17 +539,20 @@ def steps(
                     "services": services,
                     "sls": services,
                     "minions": minions,
+                    **more,
                 }
             )
 
     for number, wave in enumerate((wave for wave in reversed(waves) if wave), start=1):
         for service in (name for name in wave if name in restored):
-            step(number, "stop", f"{service}: stop", [service], found[service])
-            step(number, "database", f"{service}: restore its databases", [service], [restored[service]["host"]])
+            at = [restored[service]["host"]]
+            step(number, "stop", f"{service}: stop", [service], found[service], by="kolla_rollback.stop")
+            step(number, "database", f"{service}: restore its databases", [service], at, by="kolla_rollback.database")
             step(number, "back", f"{service}: back", [service], found[service])
         names = [name for name in reversed(wave) if name not in restored]
         for service in (name for name in names if name in recalled):
-            step(number, "recall", f"{service}: versions in its databases", [service], [recalled[service]["host"]])
+            at = [recalled[service]["host"]]
+            step(number, "recall", f"{service}: versions in its databases", [service], at, by="kolla_rollback.recall")
         if names:
             step(number, "back", f"back: {', '.join(names)}", names, {host for name in names for host in found[name]})
     return result

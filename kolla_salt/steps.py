@@ -1,8 +1,8 @@
 """What of a planned step is still to be done, given what was predicted, what failed and who answers. Pure.
 
-A step is ``{id, wave, role, services, sls, minions}`` as ``kolla.plan`` returns it. The orchestration goes through the
-steps in order; nothing in it says which step needs which, because that depends on services, not on steps. It is
-decided here, host by host.
+A step is ``{id, wave, role, services, sls, minions}`` as ``kolla.plan`` returns it, with ``by``, the execution function
+that does it, if it is no ``state.apply``. The orchestration goes through the steps in order; nothing in it says which
+step needs which, because that depends on services, not on steps. It is decided here, host by host.
 """
 
 from __future__ import annotations

@@ -9,8 +9,6 @@ from kolla_salt import releases
 from kolla_salt.prechecks import Finding
 
 VERB = "upgrade"
-#: Roles of steps that are no ``state.apply``, done by the execution module ``kolla_upgrade``.
-ROLES = ("snapshot", "verify")
 #: service -> {"from": [releases that run], "to": release}
 Overview = Mapping[str, Mapping[str, Any]]
 

@@ -24,6 +24,7 @@ See who answers and what is kept:
     - services: {{ step.services | tojson }}
     - sls: {{ step.sls | tojson }}
     - minions: {{ step.minions | tojson }}
+    - by: {{ step.by | default(none) | tojson }}
     - require:
       - kolla_rollback: See who answers and what is kept
 {%- endfor %}

@@ -38,6 +38,7 @@ See whether the cloud is ready:
     - sls: {{ step.sls | tojson }}
     - minions: {{ step.minions | tojson }}
     - phases: {{ step.phases | tojson }}
+    - by: {{ step.by | default(none) | tojson }}
     - require:
       - kolla_upgrade: {{ before.id | tojson }}
 {%- set before.id = step.id %}

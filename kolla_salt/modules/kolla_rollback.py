@@ -58,8 +58,6 @@ def begin(back: Any, run_id: str = "") -> dict[str, Any]:
         __salt__["kolla_run.fail"](
             f"rolling back {of}: nothing was changed:\n  " + "\n  ".join(outcome.scrub(problems, run["secrets"]))
         )
-    run["stop"] = run["database"] = sorted(set(back["restore"]) - set(back["restored"]))
-    run["recall"] = sorted(back["recalled"])
     if back["restored"]:
         record.update(restored=back["restored"])
     return begun

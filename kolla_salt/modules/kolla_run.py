@@ -41,8 +41,6 @@ from kolla_salt.steps import Only, Progress, patience, service_of, told
 
 __virtualname__ = "kolla_run"
 _KEY = "kolla_salt.run"
-#: Role of a step that is no ``state.apply`` -> the execution module that does it.
-_OWN = {**dict.fromkeys(upgrade.ROLES, "kolla_upgrade"), **dict.fromkeys(rollback.ROLES, "kolla_rollback")}
 #: How many hosts' states a step returns to the orchestration; the record has all.
 _MOST_SHOWN = 20
 
@@ -238,6 +236,7 @@ def begin(
         "fates": reality.Fates(resolver),
         "verb": verb,
         "back": back,
+        "due": {},
         "services": services,
         "release": str(resolver.value("openstack_release")) if "openstack_release" in resolver.settings else "",
     }
@@ -414,9 +413,11 @@ def pull() -> dict[str, Any]:
 
 
 def apply(step: dict[str, Any]) -> dict[str, Any]:
-    """Apply one step: what is to be done of it and not blocked, as one ``state.apply`` job.
+    """Apply one step: what is to be done of it and not blocked, as one ``state.apply`` job; or by its own function.
 
-    :param step: ``id``, ``wave``, ``role``, ``services``, ``sls``, ``minions``.
+    :param step: ``id``, ``wave``, ``role``, ``services``, ``sls``, ``minions``; ``by``: the execution function that
+        does it in place of ``state.apply``. It takes the step and returns host -> outcome; where the run's ``due`` has
+        it, it is called for these services only.
     :returns: ``ok``, ``left_out`` (service -> host -> why), ``hosts`` (host -> outcome), ``state`` (result, changes and
         comment of a state).
 
@@ -427,44 +428,26 @@ def apply(step: dict[str, Any]) -> dict[str, Any]:
         salt-run state.orchestrate orch.deploy
     """
     run = _run()
-    progress: Progress = run["progress"]
-    own = _OWN.get(step["role"])
-    todo, left_out = (dict.fromkeys(step["minions"], step["sls"]), {}) if own else progress.targets(step)
-    if own:
+    by = step.get("by")
+    if by:
         service = step["services"][0]
-        if service not in run.get(step["role"], ()):
-            todo = {}
-        elif why := progress.holds(service):
-            todo, left_out = {}, {service: dict.fromkeys(step["minions"], why)}
+        due = service in run["due"].get(by, [service])
+        why = run["progress"].holds(service) if due else ""
+        todo = dict.fromkeys(step["minions"], step["sls"]) if due and not why else {}
+        left_out = {service: dict.fromkeys(step["minions"], why)} if why else {}
+    else:
+        todo, left_out = run["progress"].targets(step)
     started = time.time()
-    hosts: dict[str, Any] = {}
-    returns: dict[str, Any] = {}
     if todo:
         _fire("step", {"run": run["record"].id, **_short(step), "state": "started", "hosts": list(todo)})
-    earlier: list[str] = []
     if run.get("watcher") and (run["every"] or run["fates"].touches(todo)):
         run["watcher"].ready()
+    returns: dict[str, Any] = {}
     waits: list[dict[str, Any]] = []
-    if own and todo:
-        hosts = __salt__[f"{own}.{step['role']}"](step)
-    for batch in [] if own else progress.batches(todo):
-        jobs = progress.going_on({host: todo[host] for host in batch}, earlier, left_out)
-        begun = time.time()
-        # What comes last restarts nothing.
-        out = _take_out(run, jobs) if step["role"] != "finish" else {}
-        sent = time.time()
-        applied, answers = _apply_on(run, step, jobs)
-        for said in applied.values():
-            said["at"] = round(sent - started, 3)
-        hosts |= applied
-        returns |= answers
-        back = time.time()
-        _put_in(run, out, hosts)
-        earlier += batch
-        if out:
-            for what, since, until in (("taken out", begun, sent), ("put in", back, time.time())):
-                wait = {"what": what, "at": round(since - started, 3), "seconds": round(until - since, 3)}
-                waits.append({**wait, "hosts": sorted({t.partition("/")[2] for t in out}), "targets": len(out)})
+    if by:
+        hosts = __salt__[by](step) if todo else {}
+    else:
+        hosts, returns, waits = _in_batches(run, step, todo, left_out, started)
     ok = not left_out and all(host["result"] is True for host in hosts.values())
     if not ok:
         run["result"] = (
@@ -486,6 +469,45 @@ def apply(step: dict[str, Any]) -> dict[str, Any]:
         run["record"].append_step(report, clean=True)
         _fire("step", {"run": run["record"].id, "state": "ended", **_coarse(report)})
     return {**report, "state": _as_state(report, returns)}
+
+
+def _in_batches(
+    run: dict[str, Any],
+    step: dict[str, Any],
+    todo: dict[str, list[str]],
+    left_out: dict[str, dict[str, str]],
+    started: float,
+) -> tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]:
+    """Apply the states of a step, the hosts in the groups in which their containers may be changed at once.
+
+    What stays as it is since another host failed is added to ``left_out``.
+
+    :returns: host -> what came of it; host -> the return itself; how long the load balancers were waited for.
+    """
+    progress: Progress = run["progress"]
+    hosts: dict[str, Any] = {}
+    returns: dict[str, Any] = {}
+    waits: list[dict[str, Any]] = []
+    earlier: list[str] = []
+    for batch in progress.batches(todo):
+        jobs = progress.going_on({host: todo[host] for host in batch}, earlier, left_out)
+        begun = time.time()
+        # What comes last restarts nothing.
+        out = _take_out(run, jobs) if step["role"] != "finish" else {}
+        sent = time.time()
+        applied, answers = _apply_on(run, step, jobs)
+        for said in applied.values():
+            said["at"] = round(sent - started, 3)
+        hosts |= applied
+        returns |= answers
+        back = time.time()
+        _put_in(run, out, hosts)
+        earlier += batch
+        if out:
+            for what, since, until in (("taken out", begun, sent), ("put in", back, time.time())):
+                wait = {"what": what, "at": round(since - started, 3), "seconds": round(until - since, 3)}
+                waits.append({**wait, "hosts": sorted({t.partition("/")[2] for t in out}), "targets": len(out)})
+    return hosts, returns, waits
 
 
 def _apply_on(

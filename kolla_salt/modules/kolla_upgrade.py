@@ -63,7 +63,8 @@ def check() -> list[str]:
     services = sorted(upgrade.replaced(record.plan() or {}) & set(run["services"]))
     earlier = run["earlier"] = upgrade.unfinished(runs.headers(record.root), run["release"])
     unverified = sorted(upgrade.unverified(earlier) & set(run["services"]))
-    run["snapshot"], run["verify"], run["overview"] = services, sorted({*services, *unverified}), {}
+    run["verify"], run["overview"] = sorted({*services, *unverified}), {}
+    run["due"] = {"kolla_upgrade.snapshot": services, "kolla_upgrade.verify": run["verify"]}
     if not run["verify"]:
         return []
     hosts = [host for host in run["hosts"] if host not in run["progress"].unknown]
@@ -104,7 +105,7 @@ def apply(step: dict[str, Any]) -> dict[str, Any]:
     run = _run()
     record, service = run["record"], step["services"][0]
     involved = service in run["verify"] and not __opts__.get("test")
-    if involved and step["role"] not in upgrade.ROLES:
+    if involved and not step.get("by"):
         header = record.header()
         record.update(begun={**(header.get("begun") or {}), service: step["phases"][0]})
     done = __salt__["kolla_run.apply"](step)

@@ -44,10 +44,10 @@ def pulled(name: str) -> dict[str, Any]:
 def applied(name: str, **step: Any) -> dict[str, Any]:
     """Apply one step of the plan on its hosts, less what needs nothing done and what is blocked by a failure.
 
-    :param step: ``wave``, ``role``, ``services``, ``sls`` and ``minions``.
+    :param step: ``wave``, ``role``, ``services``, ``sls`` and ``minions``; ``by``: the execution function that does it.
     """
     fields = {key: step[key] for key in ("wave", "role", "services", "sls", "minions")}
-    done = __salt__["kolla_run.apply"]({"id": name, **fields})
+    done = __salt__["kolla_run.apply"]({"id": name, "by": step.get("by"), **fields})
     return {"name": name, **done["state"]}
 
 

@@ -26,8 +26,9 @@ def checked(name: str) -> dict[str, Any]:
 def applied(name: str, **step: Any) -> dict[str, Any]:
     """Apply one step of the plan.
 
-    :param step: ``wave``, ``role``, ``services``, ``sls``, ``minions`` and ``phases``.
+    :param step: ``wave``, ``role``, ``services``, ``sls``, ``minions`` and ``phases``; ``by``: the execution function
+        that does it.
     """
     fields = {key: step[key] for key in ("wave", "role", "services", "sls", "minions", "phases")}
-    done = __salt__["kolla_upgrade.apply"]({"id": name, **fields})
+    done = __salt__["kolla_upgrade.apply"]({"id": name, "by": step.get("by"), **fields})
     return {"name": name, **done["state"]}

@@ -16,11 +16,12 @@ import yaml
 from cluster import ROOT, Cluster
 from engine import Engine
 
-from kolla_salt import declarations
+from kolla_salt import declarations, runs
 
 pytestmark = [pytest.mark.salt, pytest.mark.timeout(600)]
 
 SECRET = "a-secret-that-must-not-show"
+SETTINGS = ("container_engine", "container_engine_socket", "openstack_release")
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +33,7 @@ def cluster():
     (formula / "orch").symlink_to(ROOT / "orch")
     text = yaml.safe_load((formula / "kolla/service.yaml").read_text())
     real = declarations.load(ROOT / "salt")["kolla"]["settings"]
-    text["settings"] |= {name: real[name] for name in ("container_engine", "container_engine_socket")}
+    text["settings"] |= {name: real[name] for name in SETTINGS}
     (formula / "kolla/service.yaml").write_text(yaml.safe_dump(text))
     engine = Engine(base / "engine.sock")
     made = Cluster(
@@ -46,7 +47,8 @@ def cluster():
         yaml.safe_dump({"hosts": {"c1": {"addresses": {"api": "127.0.0.2"}}}, "groups": {"control": ["c1"]}})
     )
     (made.site / "passwords.yml").write_text(yaml.safe_dump({"unused": SECRET}))
-    (made.site / "globals.yml").write_text(yaml.safe_dump({"internal_vip_address": "127.0.0.99"}))
+    values = {"internal_vip_address": "127.0.0.99", "openstack_release": "2026.1", "openstack_tag": "2026.1"}
+    (made.site / "globals.yml").write_text(yaml.safe_dump(values))
     try:
         made.start()
         yield made
@@ -138,6 +140,17 @@ def test_another_container_of_the_same_name_is_another_plan(deployed, tmp_path):
     run(deployed, "plan", "--out", str(file))
     deployed.engine.containers["lid"]["Id"] = "f" * 64
     assert "c1: lid (started) differs" in run(deployed, "apply", str(file), status=1)["error"]
+
+
+def test_an_upgrade_sees_to_what_an_interrupted_one_has_not_seen_well(deployed):
+    earlier = runs.create("upgrade", deployed.base / "runs", run_id="20260101-000000-upgrade")
+    earlier.close("failed", begun={"pot": "containers"}, phases={}, snapshots={}, **{"from": "2025.2", "to": "2026.1"})
+    done = run(deployed, "upgrade")
+    assert [(step["role"], step["ok"], list(step["hosts"])) for step in done["steps"]] == [("verify", True, ["c1"])]
+    header = runs.load(done["run"], deployed.base / "runs").header()
+    assert (header["continues"], header["phases"]) == ([earlier.id], {"pot": ["containers", "verified"]})
+    assert deployed.engine.acts == []
+    assert run(deployed, "upgrade")["steps"] == []
 
 
 def test_a_container_that_starts_anew_during_a_run_is_a_deviation(deployed):

@@ -144,6 +144,14 @@ def test_schemas_are_saved_on_the_databases_first_host(cloud):
     assert (first["role"], first["minions"]) == ("snapshot", ["ctl1"])
 
 
+def test_what_is_no_state_apply_names_the_function_that_does_it(cloud):
+    steps = plan.steps(cloud, ["glance"], "upgrade")
+    assert {step["role"]: step["by"] for step in steps if "by" in step} == {
+        "snapshot": "kolla_upgrade.snapshot",
+        "verify": "kolla_upgrade.verify",
+    }
+
+
 @pytest.fixture(scope="module")
 def cloud(tmp_path_factory):
     """The real services on one host."""

@@ -148,10 +148,10 @@ def test_a_contracted_schema_is_refused_naming_the_span_whose_writes_would_be_lo
     assert "2001-09-09 01:46:40 UTC until now" in str(caught.value)
     found = rollback.prepare(resolver, root, upgrade, restore_database=True)
     assert found["restore"] == {"web": SNAPSHOT}
-    assert [(step["role"], step["minions"]) for step in found["steps"]] == [
-        ("stop", ["ctl2", "ctl1"]),
-        ("database", ["ctl1"]),
-        ("back", ["ctl2", "ctl1"]),
+    assert [(step["role"], step["minions"], step.get("by")) for step in found["steps"]] == [
+        ("stop", ["ctl2", "ctl1"], "kolla_rollback.stop"),
+        ("database", ["ctl1"], "kolla_rollback.database"),
+        ("back", ["ctl2", "ctl1"], None),
     ]
     assert any("2001-09-09" in note and "web" in note for note in found["notes"])
 
@@ -305,7 +305,7 @@ def test_values_of_before_are_recalled_before_the_old_release_starts(resolver, r
     resolver.declarations["web"]["upgrade"]["remembers"] = [{"table": "services", "key": "id", "columns": ["version"]}]
     record(snapshots={"web": SNAPSHOT})
     back = rollback.prepare(resolver, root, RUN)
-    assert [(step["role"], step["minions"]) for step in back["steps"]] == [
-        ("recall", [SNAPSHOT["host"]]), ("back", ["ctl2", "ctl1"])
+    assert [(step["role"], step["minions"], step.get("by")) for step in back["steps"]] == [
+        ("recall", [SNAPSHOT["host"]], "kolla_rollback.recall"), ("back", ["ctl2", "ctl1"], None)
     ]  # fmt: skip
     assert back["recalled"] == {"web": SNAPSHOT}

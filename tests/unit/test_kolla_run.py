@@ -1,0 +1,72 @@
+"""Steps of a run that are no ``state.apply``."""
+
+from __future__ import annotations
+
+import pytest
+
+from kolla_salt import reality, runs
+from kolla_salt.context import Resolver
+from kolla_salt.modules import kolla_run as module
+from kolla_salt.steps import Progress
+
+STEP = {
+    "id": "web: verification on ctl1, ctl2", "wave": 1, "role": "verify", "services": ["web"], "sls": ["web"],
+    "minions": ["ctl1", "ctl2"], "phases": ["verified"], "by": "kolla_upgrade.verify",
+}  # fmt: skip
+
+
+@pytest.fixture
+def run(decls, site_data, tmp_path, monkeypatch):
+    """A run that was begun; ``done`` are the steps that were given to their function, ``answers`` what that returns."""
+    found = {
+        "record": runs.create("upgrade", tmp_path / "runs"), "progress": Progress({}, {}), "secrets": ["s3cret-of-it"],
+        "fates": reality.Fates(Resolver(decls, site_data, "ctl1", cache=tmp_path / "cache")), "result": "ok",
+        "every": False, "due": {}, "done": [], "answers": {host: outcome() for host in ("ctl1", "ctl2")},
+    }  # fmt: skip
+
+    def verify(step):
+        found["done"].append(step)
+        return found["answers"]
+
+    monkeypatch.setattr(module, "__opts__", {"sock_dir": str(tmp_path), "test": False}, raising=False)
+    monkeypatch.setattr(module, "__context__", {module._KEY: found}, raising=False)
+    monkeypatch.setattr(module, "__salt__", {"kolla_upgrade.verify": verify}, raising=False)
+    monkeypatch.setattr(module, "_fire", lambda kind, data: None)
+    return found
+
+
+def outcome(result=True, **more):
+    return {
+        "result": result,
+        "total": 1,
+        "seconds": 0.1,
+        "changed": [],
+        "failed": [],
+        "skipped": 0,
+        "slowest": [],
+        **more,
+    }
+
+
+def test_a_step_is_done_by_the_function_that_it_names(run):
+    done = module.apply(STEP)
+    assert run["done"] == [STEP]
+    assert done["ok"] and done["hosts"] == run["answers"] and done["state"]["result"] is True
+    assert [step["id"] for step in run["record"].steps()] == [STEP["id"]]
+
+
+def test_what_its_function_finds_wrong_fails_the_step_and_shows_no_secret(run):
+    failure = {"host": "ctl2", "id": "web is well", "sls": "web", "function": "x", "comment": "no s3cret-of-it"}
+    run["answers"]["ctl2"] = outcome(False, failed=[failure])
+    done = module.apply(STEP)
+    assert (done["ok"], done["state"]["result"], run["result"]) == (False, False, "failed")
+    assert "failed on ctl2" in done["state"]["comment"]
+    assert "s3cret-of-it" not in (run["record"].folder / "steps.jsonl").read_text()
+
+
+def test_a_function_is_not_called_for_a_service_that_is_not_due(run):
+    run["due"] = {"kolla_upgrade.verify": ["base"]}
+    done = module.apply(STEP)
+    assert (run["done"], done["ok"], list(run["record"].steps())) == ([], True, [])
+    run["due"]["kolla_upgrade.verify"].append("web")
+    assert module.apply(STEP)["ok"] and len(run["done"]) == 1
