@@ -417,7 +417,7 @@ def apply(step: dict[str, Any]) -> dict[str, Any]:
 
     :param step: ``id``, ``wave``, ``role``, ``services``, ``sls``, ``minions``; ``by``: the execution function that
         does it in place of ``state.apply``. It takes the step and returns host -> outcome; where the run's ``due`` has
-        it, it is called for these services only.
+        it, it is called for these services only, and never with ``test=True``.
     :returns: ``ok``, ``left_out`` (service -> host -> why), ``hosts`` (host -> outcome), ``state`` (result, changes and
         comment of a state).
 
@@ -431,7 +431,7 @@ def apply(step: dict[str, Any]) -> dict[str, Any]:
     by = step.get("by")
     if by:
         service = step["services"][0]
-        due = service in run["due"].get(by, [service])
+        due = not __opts__.get("test") and service in run["due"].get(by, [service])
         why = run["progress"].holds(service) if due else ""
         todo = dict.fromkeys(step["minions"], step["sls"]) if due and not why else {}
         left_out = {service: dict.fromkeys(step["minions"], why)} if why else {}

@@ -70,3 +70,9 @@ def test_a_function_is_not_called_for_a_service_that_is_not_due(run):
     assert (run["done"], done["ok"], list(run["record"].steps())) == ([], True, [])
     run["due"]["kolla_upgrade.verify"].append("web")
     assert module.apply(STEP)["ok"] and len(run["done"]) == 1
+
+
+def test_a_function_is_not_called_in_a_dry_run(run, monkeypatch):
+    monkeypatch.setitem(module.__opts__, "test", True)
+    done = module.apply(STEP)
+    assert (run["done"], done["ok"], done["state"]["comment"]) == ([], True, "nothing to do")
