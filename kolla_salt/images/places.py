@@ -11,6 +11,7 @@ from packaging.version import Version
 
 from kolla_salt.images.errors import ImageError
 from kolla_salt.paths import cache_dir
+from kolla_salt.releases import RELEASES
 
 NAMESPACE = "openstack.kolla"
 UPSTREAM = "quay.io/openstack.kolla"
@@ -42,6 +43,7 @@ def data_dir() -> Path:
 class Release:
     """What the project knows about a release's images (``images/locks/<name>/release.yml``).
 
+    :param kolla: versions of the builder.
     :param upstream: whether upstream has images of this release on this suite.
     :param packages: what to ``remove`` from and ``append`` to the Debian packages of an image's template.
     """
@@ -84,13 +86,19 @@ def load_release(name: str = "") -> Release:
     path = data_dir() / "locks" / name / "release.yml"
     if not path.is_file():
         raise ImageError(f"reading the image data of release {name}", f"no {path}", f"one of: {', '.join(releases())}")
+    if name not in RELEASES:
+        raise ImageError(
+            f"reading the image data of release {name}",
+            "it is not in kolla_salt/releases.py",
+            f"the version of Kolla that builds its images; known are {', '.join(RELEASES)}",
+        )
     data = yaml.safe_load(path.read_text())
     return Release(
         name=name,
         base=data["base"],
         suite=data["suite"],
         supported_name=data["supported_name"],
-        kolla=data["kolla"],
+        kolla=f">={RELEASES[name]},<{RELEASES[name] + 1}",
         python=str(data["python"]),
         libraries_until=str(data["libraries_until"]),
         upstream=bool(data.get("upstream", True)),

@@ -1,5 +1,6 @@
 import hashlib
 import json
+import re
 import tarfile
 from io import BytesIO
 
@@ -113,12 +114,22 @@ def test_lock_files_of_a_release_are_complete(name):
     for source in capped:
         assert newest([source], release.caps[source.project]["versions"]), source
     assert not {source.project for source in sources.values()} & set(versions)
-    assert "kolla==" in (release.folder / "kolla-build.txt").read_text()
+    builder = re.search(r"^kolla==(\S+)", (release.folder / "kolla-build.txt").read_text(), re.MULTILINE)
+    assert newest([Sdist("kolla", builder[1], "", "")], release.kolla), builder[1]
 
 
 def test_a_site_has_the_newest_release_unless_it_names_another():
     declaration = yaml.safe_load((data_dir().parent / "salt" / "kolla" / "service.yaml").read_text())
     assert declaration["settings"]["openstack_release"]["default"] == releases()[-1]
+
+
+def test_a_release_without_a_known_builder_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "locks/2031.1").mkdir(parents=True)
+    (tmp_path / "locks/2031.1/release.yml").write_text("base: debian\n")
+    (tmp_path / "template-override.j2").write_text("")
+    monkeypatch.setenv("KOLLA_SALT_IMAGES", str(tmp_path))
+    with pytest.raises(ImageError, match=r"release 2031\.1: it is not in kolla_salt/releases\.py"):
+        load_release()
 
 
 def test_unknown_release_names_the_known_ones():
