@@ -20,6 +20,8 @@ from typing import Any
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
+from kolla_salt.outcome import cut
+
 Changes = dict[str, dict[str, Any]]
 
 #: Salt replaces the changes of a job whose return is larger than 1 MB; values in `changes` are for people.
@@ -53,28 +55,28 @@ def converge(name: str, test: bool, diff: Callable[[], Changes], apply: Callable
         return ret | {"comment": f"{name} is as declared"}
     if test:
         comment = f"{name} would change: {_fields(before)}"
-        return ret | {"result": None, "changes": capped(before), "comment": comment}
+        return ret | {"result": None, "changes": cut(before, LONGEST_VALUE), "comment": comment}
     try:
         said = apply()
     except EXPECTED_ERRORS as error:
-        changes = capped(_moved_despite_error(before, diff))
+        changes = cut(_moved_despite_error(before, diff), LONGEST_VALUE)
         return ret | {"result": False, "changes": changes, "comment": str(error)}
     try:
         after = diff()
     except EXPECTED_ERRORS as error:
         return ret | {
             "result": False,
-            "changes": capped(before),
+            "changes": cut(before, LONGEST_VALUE),
             "comment": f"{name} was changed, but looking at it afterwards failed: {error}",
         }
     if after:
         return ret | {
             "result": False,
-            "changes": capped(moved(before, after)),
+            "changes": cut(moved(before, after), LONGEST_VALUE),
             "comment": f"{name} was changed, but still differs in: {_details(after)}",
         }
     comment = said if isinstance(said, str) and said else f"{name} changed: {_fields(before)}"
-    return ret | {"changes": capped(before), "comment": comment}
+    return ret | {"changes": cut(before, LONGEST_VALUE), "comment": comment}
 
 
 def moved(before: Changes, after: Changes) -> Changes:
@@ -91,20 +93,6 @@ def moved(before: Changes, after: Changes) -> Changes:
         elif after[field].get("old") != value.get("old"):
             changes[field] = {"old": value.get("old"), "new": after[field].get("old")}
     return changes
-
-
-def capped(value: Any) -> Any:
-    """Return a copy of `value` in which no string is longer than `LONGEST_VALUE` characters.
-
-    It copies every mapping and list on the way, because Salt writes into what a state returns.
-    """
-    if isinstance(value, dict):
-        return {key: capped(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [capped(item) for item in value]
-    if isinstance(value, str) and len(value) > LONGEST_VALUE:
-        return f"{value[:LONGEST_VALUE]}\n[... {len(value) - LONGEST_VALUE} more characters]"
-    return value
 
 
 def _moved_despite_error(before: Changes, diff: Callable[[], Changes]) -> Changes:

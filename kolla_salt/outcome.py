@@ -279,7 +279,10 @@ def _since(first: float | None, moment: float | None) -> float:
 
 
 def cut(value: Any, limit: int = DIFF_LIMIT) -> Any:
-    """Return ``value`` with every text shortened to ``limit`` characters."""
+    """Return a copy of ``value`` with every text shortened to ``limit`` characters.
+
+    Every mapping and list in it is copied, since Salt writes into what a state returns.
+    """
     if isinstance(value, str):
         return value if len(value) <= limit else value[:limit] + f"\n[... {len(value) - limit} more characters]"
     if isinstance(value, Mapping):

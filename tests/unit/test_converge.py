@@ -3,7 +3,8 @@
 import pytest
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
-from kolla_salt.converge import LONGEST_VALUE, capped, converge
+from kolla_salt.converge import LONGEST_VALUE, converge
+from kolla_salt.outcome import cut
 
 DIFFERENT = {"image": {"old": "a", "new": "b"}}
 
@@ -121,7 +122,7 @@ def test_a_string_from_apply_is_the_comment():
 
 def test_long_values_are_capped_and_copied():
     shared = {"file": {"old": "", "new": "x" * (LONGEST_VALUE + 5), "list": [1]}}
-    result = capped(shared)
+    result = cut(shared, LONGEST_VALUE)
     assert result["file"]["new"].endswith("[... 5 more characters]")
     assert result is not shared and result["file"]["list"] is not shared["file"]["list"]
     assert len(shared["file"]["new"]) == LONGEST_VALUE + 5
