@@ -12,6 +12,9 @@ from kolla_salt import declarations
 from kolla_salt.context import Resolver
 from kolla_salt.expand import HOST_PATHS
 
+#: Where an orchestration keeps the run that it has begun, in its ``__context__``.
+RUN = "kolla_salt.run"
+
 
 def plain(value: Any) -> Any:
     """Return ``value`` without Salt 3008's masking of pillar data."""
@@ -33,6 +36,21 @@ def pillar(data: Mapping[str, Any], key: str) -> Any:
 def facts() -> dict[str, Any]:
     """Return what the specification of a container depends on of the machine itself (see ``expand.container_spec``)."""
     return {"paths": [path for path in HOST_PATHS if os.path.exists(path)]}
+
+
+def run(context: Mapping[str, Any], verb: str) -> Any:
+    """Return the run that the present orchestration has begun.
+
+    :param context: ``__context__`` of a loaded module.
+    :param verb: what begins one.
+    :raises CommandExecutionError: none was begun.
+    """
+    if RUN not in context:
+        raise CommandExecutionError(
+            f"doing a step of a run: none was begun in this orchestration; start it with 'kolla-salt {verb}' "
+            f"or 'salt-run state.orchestrate orch.{verb}'"
+        )
+    return context[RUN]
 
 
 def resolver(opts: Mapping[str, Any], pillar_data: Mapping[str, Any], context: MutableMapping[str, Any]) -> Resolver:

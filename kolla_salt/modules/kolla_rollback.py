@@ -11,10 +11,9 @@ from typing import Any
 
 from salt.exceptions import CommandExecutionError
 
-from kolla_salt import outcome, rollback, runs
+from kolla_salt import outcome, rollback, runs, runtime
 
 __virtualname__ = "kolla_rollback"
-_KEY = "kolla_salt.run"
 
 
 def __virtual__() -> str:
@@ -22,12 +21,7 @@ def __virtual__() -> str:
 
 
 def _run() -> dict[str, Any]:
-    if _KEY not in __context__:
-        raise CommandExecutionError(
-            "a step of a rollback: no run was begun in this orchestration; "
-            "start it with 'kolla-salt rollback' or 'salt-run state.orchestrate orch.rollback'"
-        )
-    return __context__[_KEY]
+    return runtime.run(__context__, "rollback")
 
 
 def begin(back: Any, run_id: str = "") -> dict[str, Any]:

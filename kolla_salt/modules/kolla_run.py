@@ -29,6 +29,7 @@ from kolla_salt import (
     reality,
     rollback,
     runs,
+    runtime,
     upgrade,
 )
 from kolla_salt import site as sites
@@ -40,7 +41,6 @@ from kolla_salt.plan import UPGRADE
 from kolla_salt.steps import Only, Progress, patience, service_of, told
 
 __virtualname__ = "kolla_run"
-_KEY = "kolla_salt.run"
 #: How many hosts' states a step returns to the orchestration; the record has all.
 _MOST_SHOWN = 20
 
@@ -53,12 +53,7 @@ def __virtual__() -> str:
 
 
 def _run() -> dict[str, Any]:
-    if _KEY not in __context__:
-        raise CommandExecutionError(
-            "applying a step: no run was begun in this orchestration; "
-            "start it with 'kolla-salt deploy' or 'salt-run state.orchestrate orch.deploy'"
-        )
-    return __context__[_KEY]
+    return runtime.run(__context__, "deploy")
 
 
 def _fire(kind: str, data: dict[str, Any]) -> None:
@@ -223,7 +218,7 @@ def begin(
     runs.prune(
         records_root(), __opts__.get("kolla_runs_keep", runs.KEEP), __opts__.get("kolla_runs_keep_days", runs.KEEP_DAYS)
     )
-    __context__[_KEY] = run = {
+    __context__[runtime.RUN] = run = {
         "record": record,
         "progress": progress,
         "secrets": outcome.secrets_of(site.passwords),

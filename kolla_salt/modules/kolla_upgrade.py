@@ -11,11 +11,10 @@ from typing import Any
 
 from salt.exceptions import CommandExecutionError
 
-from kolla_salt import outcome, runs, upgrade
+from kolla_salt import outcome, runs, runtime, upgrade
 from kolla_salt.prechecks import Finding
 
 __virtualname__ = "kolla_upgrade"
-_KEY = "kolla_salt.run"
 #: Seconds that a host may take to confirm a job.
 _CONFIRM = 15
 
@@ -25,12 +24,7 @@ def __virtual__() -> str:
 
 
 def _run() -> dict[str, Any]:
-    if _KEY not in __context__:
-        raise CommandExecutionError(
-            "a step of an upgrade: no run was begun in this orchestration; "
-            "start it with 'kolla-salt upgrade' or 'salt-run state.orchestrate orch.upgrade'"
-        )
-    return __context__[_KEY]
+    return runtime.run(__context__, "upgrade")
 
 
 def _asked(hosts: list[str], function: str, **kwargs: Any) -> dict[str, Any]:

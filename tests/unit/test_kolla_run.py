@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from salt.exceptions import CommandExecutionError
 
-from kolla_salt import reality, runs
+from kolla_salt import reality, runs, runtime
 from kolla_salt.context import Resolver
 from kolla_salt.modules import kolla_run as module
 from kolla_salt.steps import Progress
@@ -29,7 +30,7 @@ def run(decls, site_data, tmp_path, monkeypatch):
         return found["answers"]
 
     monkeypatch.setattr(module, "__opts__", {"sock_dir": str(tmp_path), "test": False}, raising=False)
-    monkeypatch.setattr(module, "__context__", {module._KEY: found}, raising=False)
+    monkeypatch.setattr(module, "__context__", {runtime.RUN: found}, raising=False)
     monkeypatch.setattr(module, "__salt__", {"kolla_upgrade.verify": verify}, raising=False)
     monkeypatch.setattr(module, "_fire", lambda kind, data: None)
     return found
@@ -76,3 +77,9 @@ def test_a_function_is_not_called_in_a_dry_run(run, monkeypatch):
     monkeypatch.setitem(module.__opts__, "test", True)
     done = module.apply(STEP)
     assert (run["done"], done["ok"], done["state"]["comment"]) == ([], True, "nothing to do")
+
+
+def test_a_step_without_a_run_says_what_begins_one(run, monkeypatch):
+    monkeypatch.setattr(module, "__context__", {})
+    with pytest.raises(CommandExecutionError, match="none was begun.*kolla-salt deploy"):
+        module.apply(STEP)
