@@ -7,6 +7,7 @@ live view, in a run record and in ``--json``.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -236,6 +237,30 @@ def dry_run(host: str, returned: Any, fingerprint: Callable[[Change, str], str] 
         "total": found.total,
         "seconds": round(found.seconds, 3),
     }
+
+
+def of_host(began: float, failure: Failure | None = None, changed: Iterable[Mapping[str, Any]] = ()) -> dict[str, Any]:
+    """Return what a run's record keeps of a host on which a step was done that is no state run.
+
+    Args:
+        began: when it was begun, seconds since the epoch.
+        failure: why it did not succeed.
+        changed: what it has changed: ``id``, ``function``, ``changes``.
+    """
+    return {
+        "result": failure is None,
+        "total": 1,
+        "seconds": round(time.time() - began, 3),
+        "changed": list(changed),
+        "failed": [vars(failure)] if failure else [],
+        "skipped": 0,
+        "slowest": [],
+    }
+
+
+def why_not(answer: Any) -> str:
+    """Return why a host did not do what it was asked: the error that it answered, or that it did not answer."""
+    return last_words(str(answer)) if answer else "no answer"
 
 
 def last_words(text: str) -> str:

@@ -233,7 +233,7 @@ def _checked(job: Job, path: Path, old: str, new: str) -> str:
         found += rules.across({job.host: report}, __version__, sent, {job.host: time.time()}, {})
         errors = [f"{f.check}: found {f.found}, expected {f.expected}; {f.mend}" for f in found if f.level == "error"]
     else:
-        errors = [outcome.last_words(str(report)) if report else "no answer"]
+        errors = [outcome.why_not(report)]
     if not errors:
         return "it can"
     back = ""

@@ -97,13 +97,12 @@ def database(step: dict[str, Any]) -> dict[str, Any]:
     # Which may be an earlier one that the upgrade went on with.
     answer = __salt__["kolla_run.ask"]([host], "kolla_db.restore", run=snapshot["run"], service=service).get(host)
     if not isinstance(answer, dict):
-        why = outcome.last_words(str(answer)) if answer else "no answer"
-        return {host: _failed(run, host, began, service, why)}
+        return {host: _failed(run, host, began, service, outcome.why_not(answer))}
     record.update(restored={**(record.header().get("restored") or {}), service: time.time()})
     said = f"as in the snapshot of {rollback.clock(float(snapshot['taken']))}"
     change = {"id": f"{service} databases", "sls": service, "function": "kolla_db.restore",
               "changes": {"databases": {"old": None, "new": said}}}  # fmt: skip
-    return {host: {**_plain(began), "changed": [change]}}
+    return {host: outcome.of_host(began, changed=[change])}
 
 
 def recall(step: dict[str, Any]) -> dict[str, Any]:
@@ -122,33 +121,27 @@ def recall(step: dict[str, Any]) -> dict[str, Any]:
     host, snapshot = step["minions"][0], run["back"]["recalled"][service]
     answer = __salt__["kolla_run.ask"]([host], "kolla_db.recall", run=snapshot["run"], service=service).get(host)
     if not isinstance(answer, dict):
-        why = outcome.last_words(str(answer)) if answer else "no answer"
-        return {host: _failed(run, host, began, service, why)}
+        return {host: _failed(run, host, began, service, outcome.why_not(answer))}
     change = {"id": f"{service} databases", "sls": service, "function": "kolla_db.recall", "changes": answer}
-    return {host: {**_plain(began), "changed": [change] if answer else []}}
-
-
-def _plain(began: float) -> dict[str, Any]:
-    seconds = round(time.time() - began, 3)
-    return {"result": True, "total": 1, "seconds": seconds, "changed": [], "failed": [], "skipped": 0, "slowest": []}
+    return {host: outcome.of_host(began, changed=[change] if answer else [])}
 
 
 def _failed(run: dict[str, Any], host: str, began: float, service: str, why: str) -> dict[str, Any]:
     run["progress"].fail(service, host)
     failure = outcome.Failure(host, f"{service} databases", service, "kolla_rollback", why)
-    return {**_plain(began), "result": False, "failed": [vars(failure)]}
+    return outcome.of_host(began, failure)
 
 
 def _outcome(host: str, began: float, service: str, answer: Any) -> dict[str, Any]:
     run = _run()
     if answer is None:
         run["progress"].unknown.add(host)
-        return {**_plain(began), "result": None}
+        return {**outcome.of_host(began), "result": None}
     found = outcome.read(host, answer)
     if found.result is False:
         run["progress"].fail(service, host)
     return {
-        **_plain(began),
+        **outcome.of_host(began),
         "result": found.result,
         "total": found.total,
         "changed": [{"id": c.id, "sls": c.sls, "function": c.function, "changes": c.changes} for c in found.changed],

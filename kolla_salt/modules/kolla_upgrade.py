@@ -130,12 +130,14 @@ def snapshot(step: dict[str, Any]) -> dict[str, Any]:
     else:
         function, more = "kolla_db.snapshot", {}
     taken = __salt__["kolla_run.ask"]([host], function, run=record.id, service=service, **more).get(host)
+    what = f"snapshot of {service}"
     if not isinstance(taken, dict):
-        why = outcome.last_words(str(taken)) if taken else "no answer"
-        return _outcome([host], began, f"snapshot of {service}", {host: why})
+        failure = outcome.Failure(host, what, service, "kolla_upgrade", outcome.why_not(taken))
+        return {host: outcome.of_host(began, failure)}
     record.update(snapshots={**(record.header().get("snapshots") or {}), service: taken})
     said = f"{taken['bytes'] / 2**20:.1f} MiB in {taken['path']}"
-    return _outcome([host], began, f"snapshot of {service}", {}, {"snapshot": {"old": None, "new": said}})
+    change = {"id": what, "function": "kolla_upgrade", "changes": {"snapshot": {"old": None, "new": said}}}
+    return {host: outcome.of_host(began, changed=[change])}
 
 
 def verify(step: dict[str, Any]) -> dict[str, Any]:
@@ -159,34 +161,13 @@ def verify(step: dict[str, Any]) -> dict[str, Any]:
     if not wrong[asker]:
         said = __salt__["kolla_run.ask"]([asker], "kolla_release.endpoints", services=[service])
         wrong[asker] = _sentences(said.get(asker))
-    return _outcome(hosts, began, f"{service} is well", {host: why for host, why in wrong.items() if why})
+    failures = {
+        host: outcome.Failure(host, f"{service} is well", service, "kolla_upgrade", why)
+        for host, why in wrong.items()
+        if why
+    }
+    return {host: outcome.of_host(began, failures.get(host)) for host in hosts}
 
 
 def _sentences(answer: Any) -> str:
-    if isinstance(answer, list):
-        return "; ".join(answer)
-    return outcome.last_words(str(answer)) if answer else "no answer"
-
-
-def _outcome(
-    hosts: list[str], began: float, what: str, wrong: dict[str, str], changes: dict[str, Any] | None = None
-) -> dict[str, Any]:
-    """Return the outcome of a step on each host in the form in which a run's record keeps it."""
-    run, result = _run(), {}
-    for host in hosts:
-        failed = []
-        if host in wrong:
-            failed = [vars(outcome.Failure(host, what, what.split()[-1], "kolla_upgrade", wrong[host]))]
-            run["result"] = "failed"
-        result[host] = {
-            "result": not failed,
-            "total": 1,
-            "seconds": round(time.time() - began, 3),
-            "changed": [{"id": what, "function": "kolla_upgrade", "changes": changes}]
-            if changes and not failed
-            else [],
-            "failed": failed,
-            "skipped": 0,
-            "slowest": [],
-        }
-    return result
+    return "; ".join(answer) if isinstance(answer, list) else outcome.why_not(answer)

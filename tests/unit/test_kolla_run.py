@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from salt.exceptions import CommandExecutionError
 
-from kolla_salt import reality, runs, runtime
+from kolla_salt import outcome, reality, runs, runtime
 from kolla_salt.context import Resolver
 from kolla_salt.modules import kolla_run as module
 from kolla_salt.steps import Progress
@@ -22,7 +24,8 @@ def run(decls, site_data, tmp_path, monkeypatch):
     found = {
         "record": runs.create("upgrade", tmp_path / "runs"), "progress": Progress({}, {}), "secrets": ["s3cret-of-it"],
         "fates": reality.Fates(Resolver(decls, site_data, "ctl1", cache=tmp_path / "cache")), "result": "ok",
-        "every": False, "due": {}, "done": [], "answers": {host: outcome() for host in ("ctl1", "ctl2")},
+        "every": False, "due": {}, "done": [],
+        "answers": {host: outcome.of_host(time.time()) for host in ("ctl1", "ctl2")},
     }  # fmt: skip
 
     def verify(step):
@@ -36,19 +39,6 @@ def run(decls, site_data, tmp_path, monkeypatch):
     return found
 
 
-def outcome(result=True, **more):
-    return {
-        "result": result,
-        "total": 1,
-        "seconds": 0.1,
-        "changed": [],
-        "failed": [],
-        "skipped": 0,
-        "slowest": [],
-        **more,
-    }
-
-
 def test_a_step_is_done_by_the_function_that_it_names(run):
     done = module.apply(STEP)
     assert run["done"] == [STEP]
@@ -57,8 +47,8 @@ def test_a_step_is_done_by_the_function_that_it_names(run):
 
 
 def test_what_its_function_finds_wrong_fails_the_step_and_shows_no_secret(run):
-    failure = {"host": "ctl2", "id": "web is well", "sls": "web", "function": "x", "comment": "no s3cret-of-it"}
-    run["answers"]["ctl2"] = outcome(False, failed=[failure])
+    failure = outcome.Failure("ctl2", "web is well", "web", "kolla_upgrade", "no s3cret-of-it")
+    run["answers"]["ctl2"] = outcome.of_host(time.time(), failure)
     done = module.apply(STEP)
     assert (done["ok"], done["state"]["result"], run["result"]) == (False, False, "failed")
     assert "failed on ctl2" in done["state"]["comment"]
