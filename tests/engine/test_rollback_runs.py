@@ -3,16 +3,9 @@
 from __future__ import annotations
 
 import json
-import shutil
-import sys
-import tempfile
-from pathlib import Path
 
 import pytest
-import yaml
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "runs"))
-from cluster import ROOT, Cluster  # noqa: E402
+from cluster import DATA, Cluster
 
 pytestmark = [pytest.mark.salt, pytest.mark.engine, pytest.mark.timeout(300)]
 
@@ -22,19 +15,11 @@ WEB, BASE = "kst_rollback_web", "kst_rollback_base"
 
 @pytest.fixture(scope="module")
 def cluster():
-    base = Path(tempfile.mkdtemp(prefix="ks", dir="/tmp"))
     # What it remembers is its own; its containers' folders are where the engine sees them.
-    made = Cluster(base, ROOT / "tests" / "data" / "rollback_formula", ["c1"], private=["/var/lib/kolla-salt"])
-    made.site.mkdir()
-    topology = {"hosts": {"c1": {"addresses": {"api": "127.0.0.2"}}}, "groups": {"control": ["c1"]}}
-    (made.site / "topology.yml").write_text(yaml.safe_dump(topology))
-    (made.site / "passwords.yml").write_text(yaml.safe_dump({"web_password": SECRET}))
-    try:
-        made.start()
+    own = ["/var/lib/kolla-salt"]
+    formula = DATA / "rollback_formula"
+    with Cluster(formula, {"control": ["c1"]}, {"web_password": SECRET}, private=own).running() as made:
         yield made
-    finally:
-        made.stop()
-        shutil.rmtree(base, ignore_errors=True)
 
 
 @pytest.fixture
@@ -53,7 +38,6 @@ def cloud(cluster, engine_url, engine_kind, engine, images, workdir):
         def write(self, **options):
             values = {
                 "root": str(workdir),
-                "internal_vip_address": "127.0.0.99",
                 "docker_registry": "localhost",
                 "docker_namespace": images[0].split("/")[1],
                 "container_engine": engine_kind,
@@ -62,7 +46,7 @@ def cloud(cluster, engine_url, engine_kind, engine, images, workdir):
                 "base_image": images[0],
                 **options,
             }
-            (cluster.site / "globals.yml").write_text(yaml.safe_dump(values))
+            cluster.options(**values)
 
         def deploy(self, **options):
             self.write(**options)

@@ -1,4 +1,7 @@
-"""A container engine as its clients see it: it makes, starts, stops and lists containers that run nothing."""
+"""A container engine as its clients see it: it makes, starts, stops and lists containers that run nothing.
+
+And a cluster whose minion has such an engine.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,18 @@ import hashlib
 import http.server
 import json
 import re
+import shutil
 import socketserver
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
+
+import yaml
+from cluster import DATA, ROOT, Cluster, short_folder
+
+from kolla_salt import declarations
 
 IMAGE = {"Id": "sha256:" + "1" * 64, "RepoTags": [], "RepoDigests": [], "Config": {}}
 
@@ -137,3 +147,28 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def log_message(self, *_arguments: Any) -> None:
         return
+
+
+def cluster_with_engine(
+    settings: Sequence[str], passwords: dict | None = None, master: dict | None = None, minion: dict | None = None
+) -> Cluster:
+    """Return a cluster of one minion with the two containers of the drift formula and an :attr:`engine` for them.
+
+    ``settings`` are options of the real service ``kolla`` that the site can set.
+    """
+    base = short_folder()
+    formula, socket = base / "formula", base / "engine.sock"
+    shutil.copytree(DATA / "runs_formula/kolla", formula / "kolla")
+    shutil.copytree(DATA / "drift_formula", formula, dirs_exist_ok=True)
+    (formula / "orch").symlink_to(ROOT / "orch")
+    text = yaml.safe_load((formula / "kolla/service.yaml").read_text())
+    real = declarations.load(ROOT / "salt")["kolla"]["settings"]
+    text["settings"] |= {name: real[name] for name in settings}
+    (formula / "kolla/service.yaml").write_text(yaml.safe_dump(text))
+    made = Cluster(
+        formula, {"control": ["c1"]}, passwords, base, private=["/etc/kolla", "/var/lib/kolla-salt", "/var/log/kolla"],
+        master={"timeout": 30, "gather_job_timeout": 60, **(master or {})},
+        minion={"kolla_container_engine_socket": str(socket), **(minion or {})},
+    )  # fmt: skip
+    made.engine = Engine(socket)
+    return made

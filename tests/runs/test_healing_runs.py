@@ -5,15 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import tempfile
 import threading
 import time
-from pathlib import Path
 
 import pytest
-import yaml
-from cluster import ROOT, Cluster
-from engine import Engine
+from cluster import BIN, ROOT
+from engine import cluster_with_engine
 
 from kolla_salt import declarations
 
@@ -27,47 +24,20 @@ OPTIONS = (
 
 @pytest.fixture(scope="module")
 def cluster():
-    base = Path(tempfile.mkdtemp(prefix="ks", dir="/tmp"))  # short, for unix sockets
-    formula = base / "formula"
-    shutil.copytree(ROOT / "tests/data/runs_formula/kolla", formula / "kolla")
-    shutil.copytree(ROOT / "tests/data/drift_formula", formula, dirs_exist_ok=True)
-    (formula / "orch").symlink_to(ROOT / "orch")
-    text = yaml.safe_load((formula / "kolla/service.yaml").read_text())
-    real = declarations.load(ROOT / "salt")["kolla"]["settings"]
-    text["settings"] |= {name: real[name] for name in OPTIONS}
-    (formula / "kolla/service.yaml").write_text(yaml.safe_dump(text))
-    engine = Engine(base / "engine.sock")
-    made = Cluster(
-        base, formula, ["c1"], private=["/etc/kolla", "/var/lib/kolla-salt", "/var/log/kolla"],
-        master={"timeout": 30, "gather_job_timeout": 60, "reactor": [{"kolla/drift/*": ["salt://orch/heal.sls"]}]},
-        minion={"kolla_container_engine_socket": str(base / "engine.sock"), "loop_interval": 1},
-    )  # fmt: skip
-    made.engine = engine
-    made.site.mkdir()
-    (made.site / "topology.yml").write_text(
-        yaml.safe_dump({"hosts": {"c1": {"addresses": {"api": "127.0.0.2"}}}, "groups": {"control": ["c1"]}})
-    )
-    (made.site / "passwords.yml").write_text("{}\n")
+    healing = {"reactor": [{"kolla/drift/*": ["salt://orch/heal.sls"]}]}
+    made = cluster_with_engine(OPTIONS, master=healing, minion={"loop_interval": 1})
     configure(made)
-    try:
-        made.start()
+    with made.running():
         yield made
-    finally:
-        made.stop()
-        engine.shutdown()
-        shutil.rmtree(base, ignore_errors=True)
+    made.engine.shutdown()
 
 
 def configure(cluster, **options):
-    values = {
-        "internal_vip_address": "127.0.0.99", "drift_watch_interval": 1, "drift_compare_minutes": 0, "drift_heal": True,
-        **options,
-    }  # fmt: skip
-    (cluster.site / "globals.yml").write_text(yaml.safe_dump(values))
+    cluster.options(**{"drift_watch_interval": 1, "drift_compare_minutes": 0, "drift_heal": True, **options})
 
 
 def salt(cluster, *words):
-    command = [str(ROOT / ".venv/bin/salt"), "-c", str(cluster.config.parent), "c1", *words, "--out=json", "--static"]
+    command = [str(BIN / "salt"), "-c", str(cluster.config.parent), "c1", *words, "--out=json", "--static"]
     done = subprocess.run(command, env=cluster.environ, capture_output=True, text=True, timeout=90, check=False)
     return json.loads(done.stdout)["c1"]
 
@@ -82,8 +52,7 @@ def deployed(cluster):
     """The two containers run as declared, and nobody remembers a healing."""
     shutil.rmtree(cluster.base / "runs" / ".heal", ignore_errors=True)
     reconfigure(cluster)
-    done = cluster.cli("deploy", "--json")
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    cluster.run("deploy")
     cluster.engine.fails.clear()
     cluster.engine.acts.clear()
     looked(cluster)  # the beacon has seen them well
@@ -94,7 +63,7 @@ class Bus:
     """The events kolla/drift/* of the master's bus."""
 
     def __init__(self, cluster):
-        words = [str(ROOT / ".venv/bin/salt-run"), "-c", str(cluster.config.parent), "state.event", "kolla/drift/*"]
+        words = [str(BIN / "salt-run"), "-c", str(cluster.config.parent), "state.event", "kolla/drift/*"]
         self.process = subprocess.Popen(
             words, env=cluster.environ, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
         )

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import shutil
-import tempfile
-from pathlib import Path
-
 import pytest
 import yaml
-from cluster import ROOT, Cluster
+from cluster import DATA, Cluster
 
 pytestmark = [pytest.mark.salt, pytest.mark.timeout(300)]
 
@@ -28,33 +23,18 @@ groups:
 
 @pytest.fixture(scope="module")
 def cluster():
-    base = Path(tempfile.mkdtemp(prefix="ks", dir="/tmp"))  # short, for unix sockets
-    made = Cluster(base, ROOT / "tests" / "data" / "runs_formula", ["c1", "k1", "k2"])
-    made.site.mkdir()
     # No prechecks pass without an engine.
-    with (base / "k2" / "minion").open("a") as file:
-        file.write("kolla_container_engine_socket: /nonexistent\n")
-    (base / "out").mkdir()
-    values = {"root": str(base / "out"), "internal_vip_address": "127.0.0.99"}
-    (made.site / "globals.yml").write_text(yaml.safe_dump(values))
+    without = {"kolla_container_engine_socket": "/nonexistent"}
+    made = Cluster(DATA / "runs_formula", {"control": ["c1"], "compute": ["k1", "k2"]}, minion=without)
+    (made.base / "out").mkdir()
+    made.options(root=str(made.base / "out"))
     (made.site / "topology.yml").write_text(TOPOLOGY)
-    (made.site / "passwords.yml").write_text("{}\n")
-    try:
-        made.start()
-        done = made.cli("deploy")
-        assert done.returncode == 0, done.stdout + done.stderr
+    with made.running():
+        made.run("deploy")
         yield made
-    finally:
-        made.stop()
-        shutil.rmtree(base, ignore_errors=True)
 
 
 ADD = ("node", "add", "k2", "--group", "compute", "--address", "api=192.0.2.77")
-
-
-def said(done, status=0):
-    assert done.returncode == status, done.stdout[-3000:] + done.stderr[-3000:]
-    return json.loads(done.stdout)
 
 
 def topology(cluster):
@@ -68,7 +48,7 @@ def files(cluster):
 
 def test_a_plan_says_who_is_concerned_and_touches_nothing(cluster):
     before = files(cluster), sorted((cluster.base / "runs").iterdir())
-    plan = said(cluster.cli(*ADD, "--plan", "--json"))
+    plan = cluster.run(*ADD, "--plan")
     assert plan["ok"] is True
     assert plan["concerned"] == {"c1": ["kolla"], "k1": ["kolla"], "k2": None}
     assert [line for line in plan["topology"] if line.startswith("+")] == [
@@ -98,10 +78,10 @@ def test_what_cannot_be_added_is_refused_and_nothing_is_written(cluster, argumen
 
 
 def test_a_host_that_fails_its_prechecks_is_taken_out_again(cluster):
-    answer = said(cluster.cli(*ADD, "--json"), status=1)
+    answer = cluster.run(*ADD, status=1)
     assert "k2 cannot be deployed to; it was taken out of topology.yml again" in answer["error"]
     assert topology(cluster) == TOPOLOGY
-    shown = said(cluster.cli("runs", "show", "--json"))
+    shown = cluster.run("runs", "show")
     assert (shown["verb"], shown["node"], shown["result"]) == ("node-add", "k2", "failed")
 
 
@@ -109,7 +89,7 @@ def test_a_host_is_added_and_only_it_and_what_must_know_it_is_touched(cluster):
     drift = cluster.base / "out" / "c1" / "store"
     drift.unlink()
     before = files(cluster)
-    added = said(cluster.cli(*ADD, "--skip-prechecks", "--json"))
+    added = cluster.run(*ADD, "--skip-prechecks")
     assert added["ok"] is True
     new = {name: time for name, time in files(cluster).items() if before.get(name) != time}
     assert {name.split("/")[0] for name in new} == {"k2"}
@@ -118,7 +98,7 @@ def test_a_host_is_added_and_only_it_and_what_must_know_it_is_touched(cluster):
     assert [line for line in TOPOLOGY.splitlines() if "#" in line] == [
         line for line in topology(cluster).splitlines() if "#" in line
     ]
-    shown = said(cluster.cli("runs", "show", "--json"))
+    shown = cluster.run("runs", "show")
     assert (shown["verb"], shown["node"], shown["result"]) == ("node-add", "k2", "ok")
     assert shown["id"] == added["run"]
     assert cluster.cli("deploy").returncode == 0
@@ -126,7 +106,7 @@ def test_a_host_is_added_and_only_it_and_what_must_know_it_is_touched(cluster):
 
 def test_adding_it_again_finds_nothing_to_do(cluster):
     before = files(cluster), topology(cluster)
-    again = said(cluster.cli("node", "add", "k2", "--skip-prechecks", "--json"))
+    again = cluster.run("node", "add", "k2", "--skip-prechecks")
     assert [step["said"] for step in again["done"]] == ["nothing had to be changed"]
     assert (files(cluster), topology(cluster)) == before
 
@@ -139,12 +119,12 @@ def test_the_last_host_of_a_group_stays(cluster):
 
 def test_a_dead_host_is_removed_and_the_file_is_as_it_was(cluster):
     cluster.stop_one("k2")
-    plan = said(cluster.cli("node", "remove", "k2", "--plan", "--json"))
+    plan = cluster.run("node", "remove", "k2", "--plan")
     assert [text.split("\n")[0] for text in plan["plan"]] == [
         f"take k2 out of {cluster.site}/topology.yml",
         "deploy what must know that it is gone",
     ]
-    assert said(cluster.cli("node", "remove", "k2", "--json"))["ok"] is True
+    assert cluster.run("node", "remove", "k2")["ok"] is True
     assert topology(cluster) == TOPOLOGY
 
 

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import http.server
 import json
-import shutil
 import stat
 import subprocess
-import tempfile
 import threading
 import time
 from pathlib import Path
 from typing import ClassVar
 
 import pytest
-import yaml
-from cluster import ROOT, Cluster
+from cluster import BIN, DATA, Cluster
 
 pytestmark = [pytest.mark.salt, pytest.mark.timeout(300)]
 
@@ -24,20 +21,9 @@ SECRET = "a-secret-that-must-not-show"
 
 @pytest.fixture(scope="module")
 def cluster():
-    base = Path(tempfile.mkdtemp(prefix="ks", dir="/tmp"))  # short, for unix sockets
-    made = Cluster(base, ROOT / "tests" / "data" / "runs_formula", ["c1", "k1", "k2"])
-    made.site.mkdir()
-    hosts = {name: {"addresses": {"api": f"127.0.0.{number}"}} for number, name in enumerate(made.minions, start=2)}
-    (made.site / "topology.yml").write_text(
-        yaml.safe_dump({"hosts": hosts, "groups": {"control": ["c1"], "compute": ["k1", "k2"]}})
-    )
-    (made.site / "passwords.yml").write_text(yaml.safe_dump({"unused": SECRET}))
-    try:
-        made.start()
+    groups = {"control": ["c1"], "compute": ["k1", "k2"]}
+    with Cluster(DATA / "runs_formula", groups, {"unused": SECRET}).running() as made:
         yield made
-    finally:
-        made.stop()
-        shutil.rmtree(base, ignore_errors=True)
 
 
 @pytest.fixture
@@ -48,8 +34,7 @@ def site(cluster):
     out.mkdir()
 
     def write(**options):
-        values = {"root": str(out), "internal_vip_address": "127.0.0.99", **options}
-        (cluster.site / "globals.yml").write_text(yaml.safe_dump(values))
+        cluster.options(root=str(out), **options)
         return out
 
     return write
@@ -59,24 +44,18 @@ def deployed(out: Path) -> set[str]:
     return {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
 
 
-def run(cluster, *arguments, status=0):
-    done = cluster.cli(*arguments, "--json")
-    assert done.returncode == status, done.stdout[-3000:] + done.stderr[-3000:]
-    return json.loads(done.stdout)
-
-
 def test_a_deploy_does_everything_and_the_next_one_nothing(cluster, site):
     out = site()
-    first = run(cluster, "deploy")
+    first = cluster.run("deploy")
     assert deployed(out) >= {"c1/store", "c1/side", "c1/middle", "c1/top", "k1/edge", "k2/edge"}
     assert first["result"] == "ok" and first["seconds"] > 0
     assert [step["wave"] for step in first["steps"]] == sorted(step["wave"] for step in first["steps"])
-    second = run(cluster, "deploy")
+    second = cluster.run("deploy")
     assert second["steps"] == []
-    assert run(cluster, "plan")["changes"] == 0
+    assert cluster.run("plan")["changes"] == 0
     # Drift on one host: only what is wrong, and what requires it, is applied again.
     (out / "c1" / "middle").unlink()
-    third = run(cluster, "deploy")
+    third = cluster.run("deploy")
     assert {
         service
         for step in third["steps"]
@@ -88,12 +67,12 @@ def test_a_deploy_does_everything_and_the_next_one_nothing(cluster, site):
 
 def test_a_plan_touches_nothing_and_predicts_what_deploy_does(cluster, site):
     out = site()
-    plan = run(cluster, "plan")
+    plan = cluster.run("plan")
     assert deployed(out) == set()
     predicted = {
         (host, item["name"]) for host, found in plan["hosts"].items() for items in found.values() for item in items
     }
-    done = run(cluster, "deploy")
+    done = cluster.run("deploy")
     changed = {
         (host, change["id"])
         for step in done["steps"]
@@ -106,7 +85,7 @@ def test_a_plan_touches_nothing_and_predicts_what_deploy_does(cluster, site):
 def test_salt_run_does_the_same(cluster, site):
     out = site()
     command = [
-        str(Path(shutil.which("salt-run") or ROOT / ".venv/bin/salt-run")),
+        str(BIN / "salt-run"),
         "-c",
         str(cluster.config.parent),
         "state.orchestrate",
@@ -124,7 +103,7 @@ def test_salt_run_does_the_same(cluster, site):
 
 def test_a_failure_stops_its_dependents_only_and_is_shown_first(cluster, site):
     out = site(broken="store")
-    answer = run(cluster, "deploy", status=1)
+    answer = cluster.run("deploy", status=1)
     assert answer["first_failure"]["id"] == "store breaks"
     assert "c1/side" in deployed(out)
     assert not {"c1/middle", "c1/top", "k1/edge"} & deployed(out)
@@ -134,44 +113,44 @@ def test_a_failure_stops_its_dependents_only_and_is_shown_first(cluster, site):
     assert text.returncode == 1
     assert "First failure, on c1:" in text.stdout and "store breaks" in text.stdout and "Next:" in text.stdout
     site()
-    assert run(cluster, "deploy")["result"] == "ok"
+    assert cluster.run("deploy")["result"] == "ok"
     assert "c1/top" in deployed(out)
 
 
 def test_a_site_with_problems_is_refused_before_anything_runs(cluster, site):
     out = site(brokn="x")
-    answer = run(cluster, "deploy", status=1)
+    answer = cluster.run("deploy", status=1)
     assert "did you mean 'broken'" in answer["error"]
     assert deployed(out) == set()
 
 
 def test_one_service_can_be_deployed_alone(cluster, site):
     out = site()
-    run(cluster, "deploy", "side")
+    cluster.run("deploy", "side")
     assert {path.split("/")[1] for path in deployed(out)} == {"side"}
 
 
 def test_records_tell_what_happened_and_hold_no_secret(cluster, site):
     site(openstack_tag=SECRET)
-    answer = run(cluster, "deploy")
+    answer = cluster.run("deploy")
     assert answer["steps"]
     record = cluster.base / "runs" / answer["run"]
     assert stat.S_IMODE(record.stat().st_mode) == 0o700
     for path in record.iterdir():
         assert SECRET not in path.read_text(), path
-    shown = run(cluster, "runs", "show", answer["run"])
+    shown = cluster.run("runs", "show", answer["run"])
     assert shown["result"] == "ok" and shown["site"] == str(cluster.site) and shown["plan"]["hosts"]
-    assert answer["run"] in [header["id"] for header in run(cluster, "runs", "list")["runs"]]
+    assert answer["run"] in [header["id"] for header in cluster.run("runs", "list")["runs"]]
 
 
 def test_a_silent_host_is_unknown_and_the_others_go_on(cluster, site):
     out = site()
     cluster.stop_one("k2")
     try:
-        answer = run(cluster, "deploy", status=1)
+        answer = cluster.run("deploy", status=1)
         assert answer["result"] == "incomplete" and answer["unknown"] == ["k2"]
         assert {"c1/top", "k1/edge"} <= deployed(out) and "k2/edge" not in deployed(out)
-        assert run(cluster, "status", status=1)["unknown"] == ["k2"]
+        assert cluster.run("status", status=1)["unknown"] == ["k2"]
     finally:
         cluster._spawn("k2", "salt-minion")
         cluster.wait_for(["k2"])
@@ -206,14 +185,14 @@ def test_a_run_that_may_touch_containers_is_watched_and_keeps_what_was_seen(clus
         options = {"front_port": server.server_port, "internal_vip_address": "127.0.0.1"}
         site(**options)
         # The dry run sees files only: nobody is asked.
-        unwatched = run(cluster, "deploy")
+        unwatched = cluster.run("deploy")
         assert unwatched["steps"] and unwatched["availability"] is None and _Api.asked == []
-        answer = run(cluster, "deploy", "--every-step")
+        answer = cluster.run("deploy", "--every-step")
         seen = answer["availability"]
         assert seen["finished"] and seen["failed"] == 0
         assert seen["services"]["side"]["there_before"] is True
         assert len(_Api.asked) >= seen["requests"] > 5 * seen["seconds"]
-        assert run(cluster, "runs", "show", answer["run"])["availability"] == seen
+        assert cluster.run("runs", "show", answer["run"])["availability"] == seen
         text = cluster.cli("runs", "show", answer["run"]).stdout
         assert "availability: no request failed" in text and f"127.0.0.1:{server.server_port}/healthcheck" in text
         assert "availability: no request failed" in cluster.cli("deploy", "--every-step").stdout

@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
+DATA = ROOT / "tests" / "data"
+#: Where the programs of Salt are.
+BIN = Path(sys.executable).parent
+
+
+def short_folder() -> Path:
+    """Make a folder whose path is short enough for unix sockets."""
+    return Path(tempfile.mkdtemp(prefix="ks", dir="/tmp"))
 
 
 def free_port() -> int:
@@ -23,17 +36,25 @@ def free_port() -> int:
 
 
 class Cluster:
-    """One master and its minions below ``base``, which must be a short path (unix sockets).
+    """One master, which serves a site, and its minions: the hosts of the site's ``groups``.
 
-    Each minion has folders of its own at the paths ``private``; ``master`` and ``minion`` are further configuration.
+    All is below ``base``, a :func:`short_folder`. Each minion has folders of its own at the paths ``private``;
+    ``master`` and ``minion`` are further configuration.
     """
 
     def __init__(
-        self, base: Path, formula: Path, minions: list[str], private: Sequence[str] = (),
-        master: dict | None = None, minion: dict | None = None,
+        self, formula: Path, groups: Mapping[str, list[str]], passwords: Mapping[str, str] | None = None,
+        base: Path | None = None, private: Sequence[str] = (), master: dict | None = None, minion: dict | None = None,
     ) -> None:  # fmt: skip
-        self.base, self.minions, self.private = base, minions, private
+        self.base = base = base or short_folder()
+        self.minions = minions = list(dict.fromkeys(name for names in groups.values() for name in names))
+        self.private = private
         self.site = base / "site"
+        self.site.mkdir()
+        hosts = {name: {"addresses": {"api": f"127.0.0.{number}"}} for number, name in enumerate(minions, start=2)}
+        (self.site / "topology.yml").write_text(yaml.safe_dump({"hosts": hosts, "groups": dict(groups)}))
+        (self.site / "passwords.yml").write_text(yaml.safe_dump(dict(passwords or {})))
+        self.options()
         self.config = base / "m" / "master"
         self.processes: dict[str, subprocess.Popen] = {}
         self.publish, self.ret = free_port(), free_port()
@@ -94,6 +115,21 @@ class Cluster:
             (path.parent / folder).mkdir(parents=True, exist_ok=True)
         path.write_text(yaml.safe_dump(data))
 
+    def options(self, **values: Any) -> None:
+        """Write the site's ``globals.yml``."""
+        text = yaml.safe_dump({"internal_vip_address": "127.0.0.99", **values})
+        (self.site / "globals.yml").write_text(text)
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[Cluster]:
+        """Start all, and in the end stop and remove it."""
+        try:
+            self.start()
+            yield self
+        finally:
+            self.stop()
+            shutil.rmtree(self.base, ignore_errors=True)
+
     def start(self) -> None:
         self._spawn("m", "salt-master")
         deadline = time.monotonic() + 60
@@ -107,7 +143,7 @@ class Cluster:
     def wait_for(self, names: list[str], seconds: float = 90) -> None:
         # In a process of its own: Salt takes over the logging of the one that imports it.
         command = [
-            str(Path(sys.executable).parent / "salt"),
+            str(BIN / "salt"),
             "-c",
             str(self.config.parent),
             "-t",
@@ -127,7 +163,7 @@ class Cluster:
             ).stdout
 
     def _spawn(self, name: str, program: str) -> None:
-        command = [str(Path(sys.executable).parent / program), "-c", str(self.base / name)]
+        command = [str(BIN / program), "-c", str(self.base / name)]
         if self.private and program == "salt-minion":
             mounts = "".join(f"mkdir -p {path} && mount -t tmpfs tmpfs {path} && " for path in self.private)
             command = ["unshare", "--mount", "sh", "-c", f'{mounts}exec "$@"', "sh", *command]
@@ -150,3 +186,9 @@ class Cluster:
         """Run ``kolla-salt`` as a user would."""
         command = [sys.executable, "-m", "kolla_salt.cli.main", "--master-config", str(self.config), *arguments]
         return subprocess.run(command, env=self.environ, text=True, capture_output=True, timeout=180, check=False)
+
+    def run(self, *arguments: str, status: int = 0) -> Any:
+        """Run ``kolla-salt`` with ``--json``; return what it says. It must end with ``status``."""
+        done = self.cli(*arguments, "--json")
+        assert done.returncode == status, done.stdout[-4000:] + done.stderr[-3000:]
+        return json.loads(done.stdout)
