@@ -7,7 +7,7 @@ import time
 import pytest
 from salt.exceptions import CommandExecutionError
 
-from kolla_salt import outcome, reality, runs, runtime
+from kolla_salt import outcome, reality, rollback, runs, runtime
 from kolla_salt.context import Resolver
 from kolla_salt.modules import kolla_run as module
 from kolla_salt.steps import Progress
@@ -73,3 +73,10 @@ def test_a_step_without_a_run_says_what_begins_one(run, monkeypatch):
     monkeypatch.setattr(module, "__context__", {})
     with pytest.raises(CommandExecutionError, match="none was begun.*kolla-salt deploy"):
         module.apply(STEP)
+
+
+def test_a_function_is_not_called_where_its_service_would_be_left_out(run):
+    run["progress"] = rollback.Backwards({}, {}, placed={"ctl1": {"web"}}, unknown={"ctl1"})
+    done = module.apply(STEP)
+    assert (run["done"], done["ok"], run["result"]) == ([], False, "incomplete")
+    assert done["left_out"] == {"web": dict.fromkeys(STEP["minions"], "ctl1 does not answer")}
