@@ -13,7 +13,8 @@ part() {
     local name=$1 start=$SECONDS
     shift
     printf '== %s\n' "$name"
-    if "$@" >"$logs/$name.log" 2>&1; then
+    # Tests of which every single one was left out have shown nothing.
+    if "$@" >"$logs/$name.log" 2>&1 && ! tail -n 1 "$logs/$name.log" | grep -q '^[0-9]* skipped in'; then
         printf '   %s: ok, %d s%s\n' "$name" $((SECONDS - start)) "$(tail -n 1 "$logs/$name.log" | sed -n 's/^\(.*[^0-9]\)\{0,1\}\([0-9][0-9]* passed.*\)$/, \2/p')"
         return 0
     fi
@@ -26,7 +27,8 @@ part() {
 # What tests look at the cloud with, and programs whose configuration files they have checked.
 tools=""
 for pair in chromium:chromium chromedriver:chromium-driver logrotate:logrotate cpio:cpio \
-    mariadbd:mariadb-server-core mariadb-dump:mariadb-client pgrep:procps; do
+    mariadbd:mariadb-server-core mariadb-dump:mariadb-client pgrep:procps \
+    wsrep_sst_rsync:mariadb-server rsync:rsync haproxy:haproxy; do
     PATH=$PATH:/usr/sbin:/usr/local/sbin command -v "${pair%%:*}" >/dev/null || tools+=" ${pair##*:}"
 done
 # shellcheck disable=SC2086 # a list of package names
