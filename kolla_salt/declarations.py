@@ -81,6 +81,7 @@ CONTAINER_FIELDS: dict[str, tuple[tuple[type, ...], Any]] = {
     "permissions": ((list,), []),
     "after": ((list,), []),
     "rolling": ((int, str), 1),
+    "settle": ((int, str), 0),
     "guard": ((str,), None),
     "verify": ((str,), None),
     "heal": ((str, bool), True),

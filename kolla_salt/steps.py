@@ -139,10 +139,12 @@ class Rule:
     Attributes:
         service: that declares the container.
         limit: hosts at once; 0 for all.
+        settle: seconds until its clients use it again; so long the next hosts wait.
     """
 
     service: str
     limit: int
+    settle: int = 0
 
 
 def disturbed(changes: Iterable[Mapping[str, Any]]) -> dict[str, str]:
@@ -178,13 +180,15 @@ def hosts_at_once(declared: int | str, hosts: int) -> int:
 
 
 def rules(resolver: Any, services: Iterable[str]) -> dict[str, Rule]:
-    """Return for each container of ``services`` how many hosts may have it disturbed at once."""
+    """Return for each container of ``services`` how many hosts may have it disturbed at once, and how they follow."""
     found: dict[str, Rule] = {}
     for service in services:
         decl = resolver.declarations.get(service)
         for name, fields in (decl["containers"] if decl else {}).items():
-            declared = resolver.evaluate(fields["rolling"], resolver.names(service, container=name))
-            found[name] = Rule(service, hosts_at_once(declared, len(resolver.hosts(fields["group"]))))
+            names = resolver.names(service, container=name)
+            declared, settle = (resolver.evaluate(fields[field], names) for field in ("rolling", "settle"))
+            limit = hosts_at_once(declared, len(resolver.hosts(fields["group"])))
+            found[name] = Rule(service, limit, int(settle))
     return found
 
 
@@ -289,15 +293,29 @@ class Progress:
 
     def batches(self, todo: Mapping[str, Sequence[str]]) -> list[list[str]]:
         """Return the hosts of a step (with their SLS) in the groups in which it is to be done."""
-        planned = {}
-        for host, names in todo.items():
-            services = {service_of(name) for name in names}
-            planned[host] = [
-                name
-                for name in self.planned.get(host, ())
-                if name in self.limits and self.limits[name].service in services
-            ]
-        return batches(list(todo), planned, self.limits)
+        return batches(list(todo), {host: self._limited(host, names) for host, names in todo.items()}, self.limits)
+
+    def _limited(self, host: str, sls: Iterable[str]) -> list[str]:
+        """Return the containers with a rule that will be disturbed by applying ``sls`` on ``host``."""
+        services = {service_of(name) for name in sls}
+        planned = self.planned.get(host, ())
+        return [name for name in planned if name in self.limits and self.limits[name].service in services]
+
+    def settle(self, jobs: Iterable[tuple[Sequence[str], Sequence[str]]]) -> int:
+        """Return how many seconds the next hosts wait after ``jobs`` (hosts, SLS): their clients come back first.
+
+        A container that is only reloaded was not away.
+        """
+        return max(
+            (
+                self.limits[name].settle
+                for hosts, sls in jobs
+                for host in hosts
+                for name in self._limited(host, sls)
+                if self.planned[host][name] != "reloaded"
+            ),
+            default=0,
+        )
 
     def going_on(
         self, batch: Mapping[str, Sequence[str]], earlier: Sequence[str], left_out: dict[str, dict[str, str]]

@@ -484,8 +484,14 @@ def _in_batches(
     returns: dict[str, Any] = {}
     waits: list[dict[str, Any]] = []
     earlier: list[str] = []
+    settle = 0
     for batch in progress.batches(todo):
         jobs = progress.going_on({host: todo[host] for host in batch}, earlier, left_out)
+        if jobs and settle and not __opts__.get("test"):
+            wait = {"what": "clients come back", "at": round(time.time() - started, 3), "seconds": settle}
+            waits.append({**wait, "hosts": list(earlier), "targets": 0})
+            time.sleep(settle)
+        settle = progress.settle(jobs)
         begun = time.time()
         # What comes last restarts nothing.
         out = _take_out(run, jobs) if step["role"] != "finish" else {}

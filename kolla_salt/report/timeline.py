@@ -267,7 +267,7 @@ def _waits(steps: Iterable[Mapping[str, Any]], host: str, span: Any) -> list[dic
     for step in steps:
         begun = None
         for wait in step.get("waits") or []:
-            if host not in wait["hosts"]:
+            if host not in wait["hosts"] or wait["what"] not in {"taken out", "put in"}:
                 continue
             start = step["started"] + wait["at"]
             begun = start if begun is None else begun

@@ -192,3 +192,14 @@ def test_a_host_lost_on_the_way_stops_a_rolling_change_but_not_the_rest():
     left_out = {}
     assert found.going_on({"h2": ["web"], "h3": ["web"]}, ["h1"], left_out) == [(["h3"], ["web"])]
     assert list(left_out["web"]) == ["h2"]
+
+
+def test_the_next_hosts_wait_until_clients_use_what_was_away_again():
+    planned = {
+        "h1": {"cache": "recreated", "api": "restarted"},
+        "h2": {"cache": "reloaded"},
+        "h3": {"api": "restarted"},
+    }
+    found = progress(planned=planned, limits={**LIMITS, "cache": steps.Rule("cache", 1, settle=6)})
+    assert found.settle([(["h1"], ["cache", "web"])]) == 6
+    assert found.settle([(["h1"], ["web"]), (["h2"], ["cache"]), (["h3"], ["web"])]) == 0
