@@ -82,6 +82,7 @@ CONTAINER_FIELDS: dict[str, tuple[tuple[type, ...], Any]] = {
     "after": ((list,), []),
     "rolling": ((int, str), 1),
     "settle": ((int, str), 0),
+    "settled": ((str,), None),
     "guard": ((str,), None),
     "verify": ((str,), None),
     "heal": ((str, bool), True),

@@ -6,6 +6,7 @@ Nothing here runs a program: the execution module `kolla_openvswitch` does.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,6 +20,17 @@ READ = (
     "--", "--columns=_uuid,name,type,error", "list", "Interface",
     "--", "--columns=external_ids,other_config,datapath_types", "list", "Open_vSwitch",
 )  # fmt: skip
+
+#: One call that reads which networks have a port of this host in Neutron's own bridge.
+READ_TAGS = (
+    "--format=json",
+    "--", "--if-exists", "--columns=ports", "list", "Bridge", "br-int",
+    "--", "--columns=_uuid,name,tag", "list", "Port",
+)  # fmt: skip
+#: The tag of ports that Neutron's agent keeps off all networks.
+DEAD_VLAN = 4095
+#: Bridges in which the packets of a network get its tag: Neutron's own, and that of the tunnels.
+TAGGING = ("br-int", "br-tun")
 
 #: What an empty `datapath_type` of a bridge stands for (ovs-vswitchd.conf.db(5)).
 DEFAULT_DATAPATH = "system"
@@ -55,6 +67,34 @@ def parse(output: str) -> dict[str, Any]:
         "other_config": switch["other_config"],
         "datapath_types": _as_list(switch["datapath_types"]),
     }
+
+
+def tags(output: str) -> dict[int, list[str]]:
+    """Return the networks of this host, by the tag that Neutron's agent gave them, and their ports.
+
+    :param output: what ``ovs-vsctl`` printed for :data:`READ_TAGS`
+    :returns: tag -> names of ports
+    :raises OpenvswitchError: the output is not two JSON tables
+    """
+    try:
+        bridges, ports = [_rows(json.loads(line)) for line in output.splitlines() if line.strip()]
+        members = {port for row in bridges for port in _as_list(row["ports"])}
+        found: dict[int, list[str]] = {}
+        for row in ports:
+            for tag in _as_list(row["tag"]):
+                if row["_uuid"] in members and tag != DEAD_VLAN:
+                    found.setdefault(int(tag), []).append(row["name"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise OpenvswitchError(f"expected two JSON tables from ovs-vsctl, found {output[:200]!r}") from error
+    return found
+
+
+def tagged(flows: str) -> set[int]:
+    """Return the tags that the flows of a bridge give to packets.
+
+    :param flows: output of ``ovs-ofctl dump-flows`` (OpenFlow 1.3, where a tag comes with the bit "there is one", 4096)
+    """
+    return {int(value) & 0xFFF for value in re.findall(r"set_field:(\d+)->vlan_vid", flows)}
 
 
 def _rows(table: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -140,11 +140,13 @@ class Rule:
         service: that declares the container.
         limit: hosts at once; 0 for all.
         settle: seconds until its clients use it again; so long the next hosts wait.
+        settled: execution function that waits on a host until all is there again that the container was away for.
     """
 
     service: str
     limit: int
     settle: int = 0
+    settled: str = ""
 
 
 def disturbed(changes: Iterable[Mapping[str, Any]]) -> dict[str, str]:
@@ -188,7 +190,7 @@ def rules(resolver: Any, services: Iterable[str]) -> dict[str, Rule]:
             names = resolver.names(service, container=name)
             declared, settle = (resolver.evaluate(fields[field], names) for field in ("rolling", "settle"))
             limit = hosts_at_once(declared, len(resolver.hosts(fields["group"])))
-            found[name] = Rule(service, limit, int(settle))
+            found[name] = Rule(service, limit, int(settle), fields["settled"] or "")
     return found
 
 
@@ -306,16 +308,25 @@ class Progress:
 
         A container that is only reloaded was not away.
         """
-        return max(
-            (
-                self.limits[name].settle
-                for hosts, sls in jobs
-                for host in hosts
-                for name in self._limited(host, sls)
-                if self.planned[host][name] != "reloaded"
-            ),
-            default=0,
-        )
+        return max((rule.settle for _, rule in self._away(jobs)), default=0)
+
+    def settled(self, jobs: Iterable[tuple[Sequence[str], Sequence[str]]]) -> dict[str, dict[str, str]]:
+        """Return what has to be waited for after ``jobs`` (hosts, SLS): execution function -> host -> service."""
+        found: dict[str, dict[str, str]] = {}
+        for host, rule in self._away(jobs):
+            if rule.settled and host not in self.unknown and (rule.service, host) not in self.failed:
+                found.setdefault(rule.settled, {})[host] = rule.service
+        return found
+
+    def _away(self, jobs: Iterable[tuple[Sequence[str], Sequence[str]]]) -> list[tuple[str, Rule]]:
+        """Return host and rule of each container that is away for a while when ``jobs`` are done."""
+        return [
+            (host, self.limits[name])
+            for hosts, sls in jobs
+            for host in hosts
+            for name in self._limited(host, sls)
+            if self.planned[host][name] not in ("reloaded", "removed")
+        ]
 
     def going_on(
         self, batch: Mapping[str, Sequence[str]], earlier: Sequence[str], left_out: dict[str, dict[str, str]]

@@ -17,9 +17,12 @@ __virtualname__ = "kolla_openvswitch"
 
 DATABASE = "openvswitch_db"
 CONTAINER = "openvswitch_vswitchd"
+AGENT = "neutron_openvswitch_agent"
 CACHED = "kolla_openvswitch.switch"
 #: Seconds within which the daemon must have taken over a change.
 TIMEOUT = 20
+#: Seconds within which Neutron's agent has to have set up the networks in a switch that started anew.
+SETTLE_TIMEOUT = 120.0
 INTERFACES = Path("/sys/class/net")
 IFF_UP = 1
 EMPTY: dict[str, Any] = {
@@ -126,6 +129,66 @@ def declared() -> dict[str, Any]:
         # One that does not run yet reads it anyhow, and Salt starts a parallel state twice if it watches.
         "requisite": "require_in" if {"parallel": True} in daemon else "watch_in",
     }
+
+
+def _unswitched() -> list[str]:
+    """Return, as sentences, the networks of this host whose packets the switch drops, though Neutron's agent runs."""
+    if not (_runs(AGENT) and _runs(CONTAINER) and _runs(DATABASE)):
+        return []
+    try:
+        networks = _openvswitch.tags(_vsctl(_openvswitch.READ_TAGS))
+    except _openvswitch.OpenvswitchError as error:
+        raise CommandExecutionError(f"reading the ports of {__opts__['id']}: {error}") from error
+    given: set[int] = set()
+    for bridge in _openvswitch.TAGGING if networks else ():
+        # One that is not there gives no tags.
+        command = ["ovs-ofctl", "--protocols=OpenFlow13", "--timeout=5", "dump-flows", bridge]
+        given |= _openvswitch.tagged(__salt__["kolla_container.exec"](CONTAINER, command, check=False)["output"])
+    return [
+        f"the switch of {__opts__['id']} has no flows for the network of {', '.join(sorted(ports))}"
+        for tag, ports in networks.items()
+        if tag not in given
+    ]
+
+
+def unsettled(timeout: float = SETTLE_TIMEOUT) -> list[str]:
+    """Wait until Neutron's agent has set up all networks of this host in its switch.
+
+    :param timeout: seconds to wait
+    :returns: as sentences, what is still missing then
+    :raises CommandExecutionError: the switch does not answer
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt node1 kolla_openvswitch.unsettled timeout=5
+    """
+    deadline = time.monotonic() + timeout
+    while missing := _unswitched():
+        if time.monotonic() > deadline:
+            log = "/var/log/kolla/neutron/neutron-openvswitch-agent.log"
+            mend = f"`salt {__opts__['id']} kolla_container.restart {AGENT}` has its agent set it up anew"
+            return [f"{text} after {timeout:g} s; {log} says why, {mend}" for text in missing]
+        time.sleep(0.5)
+    return []
+
+
+def verify() -> dict[str, Any]:
+    """Return whether all networks of this host are set up in its switch, for ``kolla-salt verify``.
+
+    :returns: ``findings``
+    :raises CommandExecutionError: the switch does not answer
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt node1 kolla_openvswitch.verify
+    """
+    mend = f"salt {__opts__['id']} kolla_container.restart {AGENT}"
+    item = {"name": "flows of the virtual switch", "expected": "flows for each network", "winner": "site", "mend": mend}
+    return {"findings": [{**item, "found": text} for text in _unswitched()]}
 
 
 def bridge_diff(name: str, datapath_type: str = "system") -> dict[str, Any]:

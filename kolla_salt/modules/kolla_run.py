@@ -501,6 +501,9 @@ def _in_batches(
             said["at"] = round(sent - started, 3)
         hosts |= applied
         returns |= answers
+        if waited := _await_settled(run, jobs, hosts):
+            waits.append({"what": "all is there again", "at": round(waited - started, 3), "targets": 0,
+                          "seconds": round(time.time() - waited, 3), "hosts": list(batch)})  # fmt: skip
         back = time.time()
         _put_in(run, out, hosts)
         earlier += batch
@@ -509,6 +512,27 @@ def _in_batches(
                 wait = {"what": what, "at": round(since - started, 3), "seconds": round(until - since, 3)}
                 waits.append({**wait, "hosts": sorted({t.partition("/")[2] for t in out}), "targets": len(out)})
     return hosts, returns, waits
+
+
+def _await_settled(run: dict[str, Any], jobs: list[tuple[list[str], list[str]]], hosts: dict[str, Any]) -> float:
+    """Wait until the hosts of ``jobs`` have again what was away with a container; where not, its service has failed.
+
+    :returns: since when was waited; 0: there was nothing to wait for.
+    """
+    began, asked = time.time(), {} if __opts__.get("test") else run["progress"].settled(jobs)
+    for function, services in asked.items():
+        for host, said in _ask(list(services), function).items():
+            lacking = said["ret"] if isinstance(said["ret"], list) else [outcome.why_not(said["ret"])]
+            if lacking:
+                service = services[host]
+                run["progress"].fail(service, host)
+                failure = outcome.Failure(
+                    host, f"{service} is there again", service, function,
+                    "; ".join(lacking) + ". The other hosts were left alone",
+                )  # fmt: skip
+                hosts[host]["result"] = False
+                hosts[host]["failed"].append(vars(failure))
+    return began if asked else 0.0
 
 
 def _apply_on(

@@ -10,7 +10,7 @@ from salt.exceptions import CommandExecutionError
 from kolla_salt import outcome, reality, rollback, runs, runtime
 from kolla_salt.context import Resolver
 from kolla_salt.modules import kolla_run as module
-from kolla_salt.steps import Progress
+from kolla_salt.steps import Progress, Rule
 
 STEP = {
     "id": "web: verification on ctl1, ctl2", "wave": 1, "role": "verify", "services": ["web"], "sls": ["web"],
@@ -80,3 +80,32 @@ def test_a_function_is_not_called_where_its_service_would_be_left_out(run):
     done = module.apply(STEP)
     assert (run["done"], done["ok"], run["result"]) == ([], False, "incomplete")
     assert done["left_out"] == {"web": dict.fromkeys(STEP["minions"], "ctl1 does not answer")}
+
+
+def test_the_next_host_stays_as_it_is_where_the_one_before_lacks_something_afterwards(run, monkeypatch):
+    planned = {host: {"switch": "recreated"} for host in ("ctl1", "ctl2", "ctl3")}
+    rule = Rule("web", 1, settled="kolla_web.unsettled")
+    run["progress"] = Progress({}, {}, planned=planned, limits={"switch": rule})
+    run["entries"], run["balancers"], applied, asked = {}, [], [], []
+
+    def apply_on(run, step, jobs):
+        applied.extend(jobs)
+        return {host: outcome.of_host(time.time()) for hosts, _ in jobs for host in hosts}, {}
+
+    def ask(hosts, function, **kwargs):
+        asked.append((hosts, function))
+        return {host: {"ret": ["no flows"] if host == "ctl2" else []} for host in hosts}
+
+    monkeypatch.setattr(module, "_apply_on", apply_on)
+    monkeypatch.setattr(module, "_ask", ask)
+    step = {**STEP, "role": "primary", "minions": list(planned)}
+    del step["by"]
+    done = module.apply(step)
+    assert applied == [(["ctl1"], ["web"]), (["ctl2"], ["web"])]
+    assert asked == [(["ctl1"], "kolla_web.unsettled"), (["ctl2"], "kolla_web.unsettled")]
+    assert done["hosts"]["ctl1"]["result"] is True and done["hosts"]["ctl2"]["result"] is False
+    assert "no flows" in done["hosts"]["ctl2"]["failed"][0]["comment"]
+    assert list(done["left_out"]["web"]) == ["ctl3"] and run["result"] == "failed"
+    assert [(wait["what"], wait["hosts"]) for wait in done["waits"]] == [
+        ("all is there again", ["ctl1"]), ("all is there again", ["ctl2"]),
+    ]  # fmt: skip

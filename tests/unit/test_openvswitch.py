@@ -246,3 +246,69 @@ def test_what_the_switch_said_is_in_the_error(load):
     load(container)
     with pytest.raises(CommandExecutionError, match="ended with status 1: ovs-vsctl: it said no"):
         module.set_bridge("br-new", "netdev")
+
+
+# --- the networks of Neutron's agent ----------------------------------------------------------------------------------
+
+#: A tunnel network of two ports, a provider network, a port kept off all, and a tag in a bridge that is not Neutron's.
+PORTS = """\
+{"data":[[["set",[["uuid","a1"],["uuid","a2"],["uuid","a3"],["uuid","a4"],["uuid","a5"]]]]],"headings":["ports"]}
+{"data":[[["uuid","a1"],"br-int",["set",[]]],[["uuid","a2"],"tap1",1],[["uuid","a3"],"qr-2",1],\
+[["uuid","a4"],"qg-3",3],[["uuid","a5"],"tap4",4095],[["uuid","b1"],"own",7]],"headings":["_uuid","name","tag"]}
+"""
+TUNNEL_FLOWS = (
+    " cookie=0xa5, table=4, n_packets=0, priority=1,tun_id=0x31d actions=push_vlan:0x8100,set_field:4097->vlan_vid,"
+    "goto_table:10\n cookie=0xa5, table=22, priority=1,dl_vlan=1 actions=pop_vlan,set_field:0x31d->tun_id,output:2\n"
+)
+PROVIDER_FLOWS = (
+    " cookie=0x59, priority=3,in_port=1,vlan_tci=0x0000/0x1fff actions=push_vlan:0x8100,set_field:4099->vlan_vid,"
+    "goto_table:58\n"
+)
+
+
+class Agent:
+    """Of ``flows`` (bridge -> what is dumped) one after the other is what the switch has."""
+
+    def __init__(self, *flows, running=(module.AGENT, module.CONTAINER, module.DATABASE)):
+        self.flows, self.running = list(flows), running
+
+    def exec(self, container, command, check=True):
+        if command[0] == "ovs-vsctl":
+            return {"exit_status": 0, "output": PORTS}
+        bridge = command[-1]
+        now = self.flows[0] if len(self.flows) == 1 or bridge != "br-tun" else self.flows.pop(0)
+        return {"exit_status": 0 if bridge in now else 1, "output": now.get(bridge, "ovs-ofctl: is not a bridge")}
+
+
+def test_networks_are_the_tags_of_ports_in_neutrons_own_bridge():
+    assert openvswitch.tags(PORTS) == {1: ["tap1", "qr-2"], 3: ["qg-3"]}
+    assert openvswitch.tags('{"data":[],"headings":["ports"]}\n{"data":[],"headings":["_uuid","name","tag"]}\n') == {}
+    with pytest.raises(openvswitch.OpenvswitchError, match="two JSON tables"):
+        openvswitch.tags("nothing")
+
+
+def test_flows_say_which_tags_packets_get():
+    assert openvswitch.tagged(TUNNEL_FLOWS + PROVIDER_FLOWS) == {1, 3}
+
+
+def test_a_switch_without_flows_for_a_network_is_found(load):
+    load(Agent({"br-int": PROVIDER_FLOWS}))
+    found = module.verify()["findings"]
+    assert [item["found"] for item in found] == ["the switch of node1 has no flows for the network of qr-2, tap1"]
+    assert module.AGENT in found[0]["mend"]
+    said = module.unsettled(timeout=0)
+    assert len(said) == 1 and "qr-2" in said[0] and "kolla_container.restart" in said[0]
+
+
+def test_a_switch_with_all_flows_and_one_without_an_agent_are_well(load):
+    load(Agent({"br-int": PROVIDER_FLOWS, "br-tun": TUNNEL_FLOWS}))
+    assert module.verify() == {"findings": []}
+    load(Agent({}, running=(module.CONTAINER, module.DATABASE)), cards=())
+    assert module.verify() == {"findings": []} and module.unsettled(timeout=0) == []
+
+
+def test_it_is_waited_until_the_agent_has_set_up_all_networks(load):
+    agent = Agent({}, {"br-int": PROVIDER_FLOWS}, {"br-int": PROVIDER_FLOWS, "br-tun": TUNNEL_FLOWS})
+    load(agent)
+    assert module.unsettled(timeout=30) == []
+    assert len(agent.flows) == 1
