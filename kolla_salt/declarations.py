@@ -81,6 +81,7 @@ CONTAINER_FIELDS: dict[str, tuple[tuple[type, ...], Any]] = {
     "permissions": ((list,), []),
     "after": ((list,), []),
     "rolling": ((int, str), 1),
+    "last": ((str,), None),
     "settle": ((int, str), 0),
     "settled": ((str,), None),
     "guard": ((str,), None),

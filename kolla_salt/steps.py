@@ -141,12 +141,14 @@ class Rule:
         limit: hosts at once; 0 for all.
         settle: seconds until its clients use it again; so long the next hosts wait.
         settled: execution function that waits on a host until all is there again that the container was away for.
+        last: execution function that tells whether a host comes after the others.
     """
 
     service: str
     limit: int
     settle: int = 0
     settled: str = ""
+    last: str = ""
 
 
 def disturbed(changes: Iterable[Mapping[str, Any]]) -> dict[str, str]:
@@ -190,7 +192,7 @@ def rules(resolver: Any, services: Iterable[str]) -> dict[str, Rule]:
             names = resolver.names(service, container=name)
             declared, settle = (resolver.evaluate(fields[field], names) for field in ("rolling", "settle"))
             limit = hosts_at_once(declared, len(resolver.hosts(fields["group"])))
-            found[name] = Rule(service, limit, int(settle), fields["settled"] or "")
+            found[name] = Rule(service, limit, int(settle), fields["settled"] or "", fields["last"] or "")
     return found
 
 
@@ -302,6 +304,14 @@ class Progress:
         services = {service_of(name) for name in sls}
         planned = self.planned.get(host, ())
         return [name for name in planned if name in self.limits and self.limits[name].service in services]
+
+    def last(self, todo: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+        """Return what tells which hosts of a step (with their SLS) come last: execution function -> hosts to ask."""
+        found: dict[str, dict[str, None]] = {}
+        for host, rule in self._away(([host], names) for host, names in todo.items()):
+            if rule.last:
+                found.setdefault(rule.last, {})[host] = None
+        return {function: list(hosts) for function, hosts in found.items() if len(hosts) > 1}
 
     def settle(self, jobs: Iterable[tuple[Sequence[str], Sequence[str]]]) -> int:
         """Return how many seconds the next hosts wait after ``jobs`` (hosts, SLS): their clients come back first.

@@ -485,7 +485,7 @@ def _in_batches(
     waits: list[dict[str, Any]] = []
     earlier: list[str] = []
     settle = 0
-    for batch in progress.batches(todo):
+    for batch in progress.batches(_in_order(progress, todo)):
         jobs = progress.going_on({host: todo[host] for host in batch}, earlier, left_out)
         if jobs and settle and not __opts__.get("test"):
             wait = {"what": "clients come back", "at": round(time.time() - started, 3), "seconds": settle}
@@ -512,6 +512,15 @@ def _in_batches(
                 wait = {"what": what, "at": round(since - started, 3), "seconds": round(until - since, 3)}
                 waits.append({**wait, "hosts": sorted({t.partition("/")[2] for t in out}), "targets": len(out)})
     return hosts, returns, waits
+
+
+def _in_order(progress: Progress, todo: dict[str, list[str]]) -> dict[str, list[str]]:
+    """Return ``todo`` with those hosts at its end that clients use at present: what they use moves once only."""
+    late: set[str] = set()
+    asked = {} if __opts__.get("test") else progress.last(todo)
+    for function, hosts in asked.items():
+        late |= {host for host, said in _ask(hosts, function).items() if said["ret"] is True}
+    return dict(sorted(todo.items(), key=lambda item: item[0] in late))
 
 
 def _await_settled(run: dict[str, Any], jobs: list[tuple[list[str], list[str]]], hosts: dict[str, Any]) -> float:

@@ -59,6 +59,18 @@ def status() -> dict[str, Any]:
     return {"holds": held, "candidate": not _mark().exists()}
 
 
+def holds() -> bool:
+    """Return whether this host has virtual addresses.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt 'ctl*' kolla_vip.holds
+    """
+    return bool(status()["holds"])
+
+
 def verify() -> dict[str, Any]:
     """Return whether this host holds the virtual addresses and may do so, for ``kolla-salt verify``.
 

@@ -109,3 +109,20 @@ def test_the_next_host_stays_as_it_is_where_the_one_before_lacks_something_after
     assert [(wait["what"], wait["hosts"]) for wait in done["waits"]] == [
         ("all is there again", ["ctl1"]), ("all is there again", ["ctl2"]),
     ]  # fmt: skip
+
+
+def test_the_host_that_clients_use_comes_last(run, monkeypatch):
+    planned = {host: {"vip": "recreated"} for host in ("ctl1", "ctl2", "ctl3")}
+    run["progress"] = Progress({}, {}, planned=planned, limits={"vip": Rule("web", 1, last="kolla_vip.holds")})
+    run["entries"], run["balancers"], applied = {}, [], []
+
+    def apply_on(run, step, jobs):
+        applied.extend(host for hosts, _ in jobs for host in hosts)
+        return {host: outcome.of_host(time.time()) for hosts, _ in jobs for host in hosts}, {}
+
+    monkeypatch.setattr(module, "_apply_on", apply_on)
+    # ctl2 says nothing: it keeps its place.
+    monkeypatch.setattr(module, "_ask", lambda hosts, function: {"ctl1": {"ret": True}, "ctl3": {"ret": False}})
+    step = {name: value for name, value in STEP.items() if name != "by"} | {"minions": list(planned)}
+    assert module.apply(step)["ok"]
+    assert applied == ["ctl2", "ctl3", "ctl1"]

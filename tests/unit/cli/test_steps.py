@@ -194,6 +194,18 @@ def test_a_host_lost_on_the_way_stops_a_rolling_change_but_not_the_rest():
     assert list(left_out["web"]) == ["h2"]
 
 
+def test_hosts_that_are_changed_one_after_the_other_are_asked_who_comes_last():
+    planned = {
+        "h1": {"vip": "recreated"},
+        "h2": {"vip": "restarted"},
+        "h3": {"vip": "reloaded"},
+        "h4": {"api": "restarted"},
+    }
+    found = progress(planned=planned, limits={**LIMITS, "vip": steps.Rule("lb", 1, last="kolla_vip.holds")})
+    assert found.last({host: ["lb", "web"] for host in planned}) == {"kolla_vip.holds": ["h1", "h2"]}
+    assert found.last({"h1": ["lb"], "h2": ["web"], "h3": ["lb"]}) == {}
+
+
 def test_the_next_hosts_wait_until_clients_use_what_was_away_again():
     planned = {
         "h1": {"cache": "recreated", "api": "restarted"},
