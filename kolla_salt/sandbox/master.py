@@ -19,6 +19,9 @@ from kolla_salt.sandbox import topology as topo
 from kolla_salt.sandbox.errors import SandboxError
 from kolla_salt.sandbox.paths import Paths
 
+#: How often the master is asked for the minions before it counts as broken.
+ATTEMPTS = 3
+
 
 def config(paths: Paths) -> dict[str, Any]:
     """Return the salt-master's configuration."""
@@ -170,11 +173,16 @@ def ping(paths: Paths, names: Sequence[str], timeout: int = 3) -> list[str]:
     opts = salt.config.client_config(str(paths.master_config / "master"))
     client = salt.client.LocalClient(mopts=opts)
     try:
-        answers = client.cmd(list(names), "test.ping", tgt_type="list", timeout=timeout, gather_job_timeout=1)
-    except (SaltException, OSError) as err:
-        raise SandboxError(
-            "ask the minions", f"{type(err).__name__}: {err}", mend=f"see {paths.master}/log/master"
-        ) from err
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                answers = client.cmd(list(names), "test.ping", tgt_type="list", timeout=timeout, gather_job_timeout=1)
+                break
+            except (SaltException, OSError) as err:
+                # Beside a node that starts, the master may be too busy to take the question in time.
+                if attempt == ATTEMPTS:
+                    raise SandboxError(
+                        "ask the minions", f"{type(err).__name__}: {err}", mend=f"see {paths.master}/log/master"
+                    ) from err
     finally:
         client.destroy()
     return [name for name in names if answers.get(name) is True]
