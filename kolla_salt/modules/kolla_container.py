@@ -324,7 +324,7 @@ def _action_for_config(
     # restarted it, or a run ended between start and record. The container itself knows.
     expected = sorted(expected_files - spec.ignore_files)
     if expected:
-        return _container.action_for_files(spec, expected), expected
+        return "restart", expected
     if not current:
         return None, []
     return ("adopt", []) if _reads_the_same(spec) else ("restart", ["(other than what it runs with)"])

@@ -43,12 +43,26 @@ def running(name: str, **spec: Any) -> dict[str, Any]:
     :param spec: its specification (docs/declarations.md), e.g. ``image``, ``volumes``, ``environment``, ``ready``
     """
     spec = _arguments(spec)
+    # Salt tells `mod_watch` of watched files only if there is nothing else to do here.
+    expected = _files_to_come(str(spec.get("config_dir") or "")) if __opts__["test"] else []
+    more = {"expected_files": expected} if expected else {}
     return _converge.converge(
         name,
         __opts__["test"],
-        diff=lambda: __salt__["kolla_container.diff"](name, **spec),
+        diff=lambda: __salt__["kolla_container.diff"](name, **more, **spec),
         apply=lambda: __salt__["kolla_container.deploy"](name, **spec)["comment"],
     )
+
+
+def _files_to_come(directory: str) -> list[str]:
+    """Return the files of a configuration directory, relative, that a prediction says will be written."""
+    directory = directory.rstrip("/")
+    found = []
+    for tag, result in (globals().get("__running__") or {}).items():
+        module, _, path, *_ = tag.split("_|-")
+        if module == "kolla_config" and result.get("changes") and directory and path.startswith(f"{directory}/"):
+            found.append(path.removeprefix(f"{directory}/"))
+    return sorted(found)
 
 
 def ran(name: str, stamp: str | None = None, force: bool = False, timeout: int = 600, **spec: Any) -> dict[str, Any]:

@@ -202,6 +202,18 @@ def test_a_restart_by_somebody_else_is_adopted_if_it_read_the_present_files(mini
     assert minion.converge("running", name, **spec)["changes"] == {}
 
 
+def test_a_file_about_to_be_written_restarts_what_somebody_else_restarted(
+    minion, name, spec, config_dir, deployed, engine
+):
+    engine.act("restart", "restart", name, timeout=5)
+    for file, text in (("app.conf", "two\n"), ("policy.yaml", "rules: 2\n")):
+        predicted = minion.job().diff(name, expected_files=[file], **spec)
+        assert predicted["state"]["new"] == "restarted"
+        (config_dir / file).write_text(text)
+        assert minion.converge("running", name, **spec)["changes"]["state"] == predicted["state"]
+        engine.act("restart", "restart", name, timeout=5)
+
+
 def test_files_put_back_after_a_restart_by_somebody_else_are_noticed(minion, name, spec, config_dir, deployed, engine):
     """The record says what an earlier start has read; that the present one has read the same must not be assumed."""
     (config_dir / "app.conf").write_text("two\n")
