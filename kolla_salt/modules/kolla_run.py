@@ -530,18 +530,21 @@ def _await_settled(run: dict[str, Any], jobs: list[tuple[list[str], list[str]]],
     """
     began, asked = time.time(), {} if __opts__.get("test") else run["progress"].settled(jobs)
     for function, services in asked.items():
-        for host, said in _ask(list(services), function).items():
-            lacking = said["ret"] if isinstance(said["ret"], list) else [outcome.why_not(said["ret"])]
+        answers = _ask(list(services), function)
+        for host, service in services.items():
+            said = answers.get(host, {}).get("ret")
+            lacking = said if isinstance(said, list) else [outcome.why_not(said)]
             if lacking:
-                service = services[host]
-                run["progress"].fail(service, host)
-                failure = outcome.Failure(
-                    host, f"{service} is there again", service, function,
-                    "; ".join(lacking) + ". The other hosts were left alone",
-                )  # fmt: skip
-                hosts[host]["result"] = False
-                hosts[host]["failed"].append(vars(failure))
+                why = "; ".join(lacking) + ". The other hosts were left alone"
+                _fail_on(run, hosts, outcome.Failure(host, f"{service} is there again", service, function, why))
     return began if asked else 0.0
+
+
+def _fail_on(run: dict[str, Any], hosts: dict[str, Any], failure: outcome.Failure) -> None:
+    """Note a failure that no state has reported: in what came of its host, and for the steps that follow."""
+    run["progress"].fail(failure.sls, failure.host)
+    hosts[failure.host]["result"] = False
+    hosts[failure.host]["failed"].append(vars(failure))
 
 
 def _apply_on(
@@ -649,14 +652,12 @@ def _put_in(run: dict[str, Any], out: dict[str, str], hosts: dict[str, Any]) -> 
             )
             if host not in hosts or (service, host) in run["progress"].failed or host in run["progress"].unknown:
                 continue
-            run["progress"].fail(service, host)
             failure = outcome.Failure(
                 host, target, service, "kolla_haproxy.ready",
                 f"HAProxy's checks of {target} say '{status}' after a minute, expected UP; "
                 f"`salt {balancer} kolla_haproxy.servers` shows what it sees; the other hosts were left alone",
             )  # fmt: skip
-            hosts[host]["result"] = False
-            hosts[host]["failed"].append(vars(failure))
+            _fail_on(run, hosts, failure)
     _out_file().unlink(missing_ok=True)
 
 

@@ -126,3 +126,14 @@ def test_the_host_that_clients_use_comes_last(run, monkeypatch):
     step = {name: value for name, value in STEP.items() if name != "by"} | {"minions": list(planned)}
     assert module.apply(step)["ok"]
     assert applied == ["ctl2", "ctl3", "ctl1"]
+
+
+def test_a_host_that_does_not_say_whether_all_is_there_again_has_failed(run, monkeypatch):
+    planned = {host: {"switch": "recreated"} for host in ("ctl1", "ctl2")}
+    rule = Rule("web", 1, settled="kolla_web.unsettled")
+    run["progress"] = Progress({}, {}, planned=planned, limits={"switch": rule})
+    hosts = {"ctl1": outcome.of_host(time.time())}
+    monkeypatch.setattr(module, "_ask", lambda hosts, function: {})
+    assert module._await_settled(run, [(["ctl1"], ["web"])], hosts) > 0
+    assert (hosts["ctl1"]["result"], run["progress"].failed) == (False, {("web", "ctl1")})
+    assert "no answer" in hosts["ctl1"]["failed"][0]["comment"]
