@@ -75,6 +75,7 @@ class Host:
         self.pillar, self.context = {"kolla": site}, {}
         self.thread: threading.Thread | None = None
         self.process: subprocess.Popen | None = None
+        self.turn = threading.Lock()  # a start and a stop do not meet
         self.wanted = self.exists = False
         self.starts = 0
         self.powered = True
@@ -109,9 +110,10 @@ class Host:
             position = self._position() if (self.data / "mysql").is_dir() else None
             if position:
                 command.append(f"--wsrep_start_position={position[0]}:{position[1]}")
-            if not self.wanted:
-                return
-            self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=self.errors)
+            with self.turn:
+                if not self.wanted:
+                    return
+                self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=self.errors)
             self.process.wait()
             time.sleep(0.2)
 
@@ -125,7 +127,8 @@ class Host:
             return galera.parse_position(self._recover())
 
     def stop(self, name, timeout=60):
-        was, self.wanted = self.wanted, False
+        with self.turn:
+            was, self.wanted = self.wanted, False
         if self.process and self.process.poll() is None:
             self.process.terminate()
             try:
@@ -163,7 +166,8 @@ class Host:
             self.process.send_signal(signal.SIGKILL)
 
     def lose_power(self):
-        self.powered = self.wanted = False
+        with self.turn:
+            self.powered = self.wanted = False
         self.kill()
         if self.thread:
             self.thread.join(30)
