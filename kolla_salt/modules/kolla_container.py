@@ -43,6 +43,8 @@ GUARD_TIMEOUT = 120
 RUN_TIMEOUT = 600.0
 # A service may end once because something it needs is a moment late; more often than this is a loop.
 RESTARTS_ALLOWED = 3
+# Podman calls a container that it is about to start again "exited", Docker "restarting".
+RESTART_PAUSE = 2.0
 STOP_THREADS = 16
 ROOT = "0"  # by number: known in every image
 SHORTEST_SECRET = 4  # shorter ones would hide half of every text
@@ -1076,6 +1078,7 @@ def _wait(name: str, timeout: float, log_dir: str | None, check: Callable[[dict[
     engine = _engine()
     began = time.monotonic()
     first = None
+    seen_running = began
     for pause in _ready.pauses():
         try:
             inspect = engine.inspect(name)
@@ -1084,7 +1087,9 @@ def _wait(name: str, timeout: float, log_dir: str | None, check: Callable[[dict[
         if inspect is None:
             raise CommandExecutionError(f"waiting for container {name}: there is no such container on this host")
         first = first or inspect
-        ended = _has_ended(first, inspect)
+        if inspect["State"].get("Running"):
+            seen_running = time.monotonic()
+        ended = _has_ended(first, inspect, time.monotonic() - seen_running)
         reason = None
         if not ended:
             try:
@@ -1103,11 +1108,13 @@ def _wait(name: str, timeout: float, log_dir: str | None, check: Callable[[dict[
     raise AssertionError("unreachable: pauses() does not end")
 
 
-def _has_ended(first: dict[str, Any], inspect: dict[str, Any]) -> str | None:
+def _has_ended(first: dict[str, Any], inspect: dict[str, Any], idle: float) -> str | None:
     state = inspect["State"]
     if inspect["Id"] != first["Id"]:
         return "was replaced by another container meanwhile"
-    if not state.get("Running") and not state.get("Restarting"):
+    policy = (inspect["HostConfig"].get("RestartPolicy") or {}).get("Name")
+    comes_again = policy in ("always", "unless-stopped", "on-failure") and not state.get("Error")
+    if not state.get("Running") and not state.get("Restarting") and not (comes_again and idle < RESTART_PAUSE):
         cause = f" ({state['Error']})" if state.get("Error") else ""
         return f"has ended with exit code {state.get('ExitCode')}{cause}"
     restarts = inspect.get("RestartCount", 0) - first.get("RestartCount", 0)
