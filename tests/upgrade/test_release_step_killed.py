@@ -13,12 +13,15 @@ import time
 import pytest
 from conftest import NEW, OLD, answer, figure, kolla_salt
 
+from kolla_salt.sandbox.paths import find_paths
+
 pytestmark = [pytest.mark.upgrade, pytest.mark.timeout(0)]
 
 #: How often something is killed in all; an upgrade takes as many of them as fit into it, then it is rolled back.
 KILLS = int(os.environ.get("KILLS", "6"))
-#: Seconds between two of them.
-BETWEEN = (3, 60)
+#: An attempt gets so many steps on, and so many seconds into the next one: all steps are hit, at any point of them.
+STEPS, SECONDS = (0, 2), (0, 8)
+RUNS = find_paths().state / "runs"
 SEED = int(os.environ.get("SEED", "0")) or random.randrange(10**6)
 
 
@@ -42,17 +45,28 @@ def command(host):
     """The command itself, as a closed terminal or an operator does."""
 
 
-def killed(moment, what, host):
-    """Begin an upgrade and kill ``what`` after ``moment`` seconds; whether it was still going on, and its end."""
+def done(earlier):
+    """How many steps the run that is not one of ``earlier`` has ended; -1: it has not begun."""
+    begun = [path for path in RUNS.glob("*-upgrade") if path.name not in earlier]
+    file = max(begun, default=RUNS) / "steps.jsonl"
+    return file.read_bytes().count(b"\n") if file.exists() else 0 if begun else -1
+
+
+def killed(steps, seconds, what, host):
+    """Begin an upgrade and kill ``what`` in the middle; whether it was still going on, where, and how it ended."""
+    earlier = {path.name for path in RUNS.glob("*-upgrade")}
     run = subprocess.Popen(
         [sys.executable, "-m", "kolla_salt.cli.main", "upgrade", "--json"], stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT, text=True, start_new_session=True,
     )  # fmt: skip
+    while run.poll() is None and done(earlier) < steps:
+        time.sleep(0.1)
     try:
-        said, _ = run.communicate(timeout=moment)
-        return False, said
+        said, _ = run.communicate(timeout=seconds)
+        return False, "", said
     except subprocess.TimeoutExpired:
         pass
+    where = f"{done(earlier)} steps and {seconds:.1f} s"
     what(host)
     if what is command:
         os.killpg(run.pid, signal.SIGKILL)
@@ -62,9 +76,9 @@ def killed(moment, what, host):
     except subprocess.TimeoutExpired:
         os.killpg(run.pid, signal.SIGKILL)  # nobody is there to answer it
         said, _ = run.communicate()
-    seconds = time.monotonic() - began
+    gone = time.monotonic() - began
     kolla_salt("sandbox", "up", timeout=300)
-    return True, f"{said[-600:]} ({seconds:.0f} s after the kill)"
+    return True, where, f"{said[-600:]} ({gone:.0f} s after the kill)"
 
 
 def test_an_upgrade_that_is_killed_at_random_moments_is_ended_by_the_same_command(cloud):
@@ -75,13 +89,12 @@ def test_an_upgrade_that_is_killed_at_random_moments_is_ended_by_the_same_comman
         cloud.name_release(NEW)
         earlier = {item["id"] for item in answer("runs", "list")["runs"]}
         while len(kills) < KILLS:
-            what, moment = chance.choice([master, minion, engine, command]), chance.uniform(*BETWEEN)
-            host = chance.choice(cloud.hosts)
-            going, said = killed(moment, what, host)
+            what, host = chance.choice([master, minion, engine, command]), chance.choice(cloud.hosts)
+            going, where, said = killed(chance.randint(*STEPS), chance.uniform(*SECONDS), what, host)
             if not going:
                 break
-            kills.append([what.__name__, host, round(moment, 1)])
-            print(f"{len(kills)}: {kills[-1]}: {said[-300:]}", flush=True)
+            kills.append([what.__name__, host, where])
+            print(f"{time.strftime('%X')} {len(kills)}: {kills[-1]}: {said[-300:]}", flush=True)
         said = answer("upgrade", status=None)
         assert said["ok"], json.dumps([kills, said.get("error"), said.get("first_failure")], indent=1)
         verified = answer("verify", status=None)
