@@ -21,6 +21,8 @@ pytestmark = [pytest.mark.upgrade, pytest.mark.timeout(0)]
 KILLS = int(os.environ.get("KILLS", "6"))
 #: An attempt gets so many steps on, and so many seconds into the next one: all steps are hit, at any point of them.
 STEPS, SECONDS = (0, 2), (0, 8)
+#: After so many kills it is taken back from where it is, instead of ended.
+RETURN = 12
 RUNS = find_paths().state / "runs"
 SEED = int(os.environ.get("SEED", "0")) or random.randrange(10**6)
 
@@ -81,11 +83,23 @@ def killed(steps, seconds, what, host):
     return True, where, f"{said[-600:]} ({gone:.0f} s after the kill)"
 
 
-def test_an_upgrade_that_is_killed_at_random_moments_is_ended_by_the_same_command(cloud):
-    chance, kills, passes, machines = random.Random(SEED), [], 0, cloud.machines()
+def back(cloud, earlier, kills):
+    """Roll back all that was begun since ``earlier`` runs, as an operator does who has had enough."""
+    runs = [item["id"] for item in answer("runs", "list")["runs"] if item["id"] not in earlier and item.get("phases")]
+    if runs:
+        said = answer("rollback", min(runs), "--through", "--restore-database", status=None)
+        assert said["ok"], json.dumps([kills, said], indent=1, default=str)[:4000]
+    cloud.name_release(OLD)
+    verified = answer("verify", status=None)
+    assert verified["ok"], json.dumps([kills, verified], indent=1)[:4000]
+    assert all(tag.startswith(OLD) for tag in cloud.images().values()), kills
+    assert cloud.missing() == {}, kills
+
+
+def test_an_upgrade_that_is_killed_at_random_moments_is_ended_or_taken_back_by_one_command(cloud):
+    chance, kills, ended, returned, machines = random.Random(SEED), [], 0, 0, cloud.machines()
     print(f"seed {SEED}", flush=True)
     while len(kills) < KILLS:
-        assert all(tag.startswith(OLD) for tag in cloud.images().values())
         cloud.name_release(NEW)
         earlier = {item["id"] for item in answer("runs", "list")["runs"]}
         while len(kills) < KILLS:
@@ -95,18 +109,19 @@ def test_an_upgrade_that_is_killed_at_random_moments_is_ended_by_the_same_comman
                 break
             kills.append([what.__name__, host, where])
             print(f"{time.strftime('%X')} {len(kills)}: {kills[-1]}: {said[-300:]}", flush=True)
+            if len(kills) % RETURN == 0:
+                break
+        if going and len(kills) < KILLS:
+            back(cloud, earlier, kills)
+            returned += 1
+            continue
         said = answer("upgrade", status=None)
         assert said["ok"], json.dumps([kills, said.get("error"), said.get("first_failure")], indent=1)
         verified = answer("verify", status=None)
         assert verified["ok"], json.dumps([kills, verified], indent=1)[:4000]
         assert all(tag.startswith(NEW) for tag in cloud.images().values()), kills
         assert cloud.missing() == {}, kills
-        passes += 1
-        figure("kills of an upgrade, all ended well", {"seed": SEED, "kills": kills, "upgrades": passes})
-        runs = [item for item in answer("runs", "list")["runs"] if item["id"] not in earlier and item.get("phases")]
-        said = answer("rollback", min(item["id"] for item in runs), "--through", "--restore-database", status=None)
-        assert said["ok"], json.dumps([kills, said], indent=1, default=str)[:4000]
-        cloud.name_release(OLD)
-        assert answer("verify", status=None)["ok"]
-        assert cloud.missing() == {}, kills
+        ended += 1
+        back(cloud, earlier, kills)
+    figure("kills of an upgrade, all ended well", {"seed": SEED, "kills": kills, "ended": ended, "returned": returned})
     assert cloud.machines() == machines, "a virtual machine was started anew"
