@@ -334,7 +334,7 @@ def await_address(name: str, address: str) -> str:
         if time.monotonic() > deadline:
             raise CommandExecutionError(
                 f"giving the bridge {name} of {__opts__['id']} the address {address}: after {TIMEOUT} s it has "
-                f"{', '.join(_addresses(name)) or 'none'}. The container {CONTAINER} runs tunnel-address.sh for that; "
+                f"{', '.join(_addresses(name)) or 'none'}. The container {CONTAINER} runs switch.sh for that; "
                 f"`salt {__opts__['id']} kolla_container.restart {CONTAINER}` runs it again"
             )
         time.sleep(0.1)

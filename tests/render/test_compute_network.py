@@ -206,16 +206,16 @@ def test_provider_networks_are_paired_with_bridges(on):
 def test_a_userspace_switch_takes_over_the_tunnel_network_card(on, cloud):
     cloud.topology["networks"] = {"tunnel": {"cidr": "10.1.0.0/20"}}
     resolver = on(ovs_datapath="netdev", tunnel_interface="eth2")
-    script = text(resolver, "openvswitch", "openvswitch_vswitchd", "tunnel-address.sh")
+    script = text(resolver, "openvswitch", "openvswitch_vswitchd", "switch.sh")
     assert "ip address replace 10.1.0.11/20 dev br-tunnel" in script
     assert "ip address flush dev eth2 to 10.1.0.11" in script
     assert subprocess.run(["bash", "-n"], input=script, text=True, check=False).returncode == 0
     made = json.loads(text(resolver, "openvswitch", "openvswitch_vswitchd", "config.json"))
     command, (file,) = made["command"], made["config_files"]
-    assert file["dest"] == "/etc/openvswitch/tunnel-address.sh"
-    assert command.startswith("bash /etc/openvswitch/tunnel-address.sh ovs_wrapper ovs-vswitchd ")
+    assert file["dest"] == "/etc/openvswitch/switch.sh"
+    assert command.startswith("bash /etc/openvswitch/switch.sh ovs_wrapper ovs-vswitchd ")
     for other in (on(), on(ovs_datapath="netdev")):
-        assert "tunnel-address" not in text(other, "openvswitch", "openvswitch_vswitchd", "config.json")
+        assert "ip address" not in text(other, "openvswitch", "openvswitch_vswitchd", "switch.sh")
 
 
 def test_routers_have_a_standby_where_there_is_more_than_one_network_host(on):
