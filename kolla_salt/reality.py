@@ -37,6 +37,8 @@ _ANOTHER = {"created", "recreated", "returned"}
 #: What leaves it the same one, started anew.
 _ANEW = {"started", "restarted"}
 _GONE = {"removed", "run"}
+#: What interrupts what it gives others.
+_INTERRUPTED = {"recreated", "restarted", "returned"}
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,18 @@ class Deviation:
         return f"{self.host}: {self.container} {self.said}"
 
 
-def of_states(predicted: Doings, done: Doings, settled: Collection[tuple[str, str]]) -> list[Deviation]:
+def _resting(did: Mapping[str, Sequence[Act]], held: Mapping[str, Iterable[str]]) -> set[str]:
+    """Return the containers of a host that were stopped and started again around the restart of others."""
+    interrupted = [name for name, items in did.items() if {item.done for item in items} & _INTERRUPTED]
+    return {other for name in interrupted for other in held.get(name, ())}
+
+
+def of_states(
+    predicted: Doings,
+    done: Doings,
+    settled: Collection[tuple[str, str]],
+    held: Mapping[str, Iterable[str]] | None = None,
+) -> list[Deviation]:
     """Compare what the states did with what the dry run predicted of them.
 
     Args:
@@ -68,16 +81,20 @@ def of_states(predicted: Doings, done: Doings, settled: Collection[tuple[str, st
         done: by the states of the run.
         settled: (service, host) that were predicted as a whole and applied without a failure. For others it is not
             known what was left to do.
+        held: container -> those of its host that are stopped and started again around its own restart.
     """
     found = []
     for host in dict.fromkeys([*predicted, *done]):
         before, after = predicted.get(host, {}), done.get(host, {})
+        resting = _resting(after, held or {})
         for name in dict.fromkeys([*before, *after]):
             planned, real = before.get(name, ()), after.get(name, ())
             service = service_of((*planned, *real)[0].sls)
             expected, did = [item.done for item in planned], [item.done for item in real]
             if expected == did or (service, host) not in settled:
                 continue
+            if expected == ["adopted"] and not did and name in resting:
+                continue  # that start was noted, so there was none left to note
             words = " and ".join(did)
             if not expected:
                 said = f"was {words}, which was not predicted"
@@ -115,12 +132,7 @@ def of_engine(
         if host not in after:
             continue
         now, acts = after[host], done.get(host, {})
-        interrupted = {
-            name
-            for name, items in acts.items()
-            if {item.done for item in items} & {"recreated", "restarted", "returned"}
-        }
-        resting = {other for name in interrupted for other in held.get(name, ())}
+        resting = _resting(acts, held)
         for name in dict.fromkeys([*then, *now]):
             if (host, name) in excused or declared is not None and name not in declared and name not in acts:
                 continue
@@ -242,7 +254,7 @@ class Fates:
             for host, names in after.items()
         }
         return [
-            *of_states(self.predicted, self.done, settled),
+            *of_states(self.predicted, self.done, settled, self.held),
             *of_engine(self.before, after, self._by_container(), self.held, excused, deaths, self.owner),
         ]
 

@@ -114,6 +114,14 @@ def test_states_do_what_was_predicted_of_them(predicted, done, said):
     assert reality.of_states(of(predicted), of(done), {("web", "h2")}) == []
 
 
+def test_a_start_that_is_noted_while_another_restarts_need_not_be_noted():
+    predicted = {"h1": {"switch": [Act("switch", "restarted")], "agent": [Act("net", "adopted")]}}
+    done, settled = {"h1": {"switch": [Act("switch", "restarted")]}}, {("switch", "h1"), ("net", "h1")}
+    assert reality.of_states(predicted, done, settled, {"switch": ["agent"]}) == []
+    [found] = reality.of_states(predicted, done, settled)
+    assert found.said == "was to be adopted, and nothing was done to it"
+
+
 class Change:
     def __init__(self, name, function, done, sls="web"):
         self.id, self.function, self.sls = name, function, sls
