@@ -86,6 +86,34 @@ def test_drift_is_found_and_mended(site):
     assert answer("verify")["ok"]
 
 
+def test_a_switch_that_starts_anew_has_the_flows_that_it_had(site):
+    """Neutron's agent, which would set it up in its own time, stays stopped meanwhile."""
+    agent, switch = "neutron_openvswitch_agent", "openvswitch_vswitchd"
+
+    def on_the_host(*words):
+        done = kolla_salt("sandbox", "exec", "node1", "--", "docker", *words)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def flows():
+        command = "for bridge in $(ovs-vsctl list-br); do ovs-ofctl --no-stats --no-names dump-flows $bridge; done"
+        return set(on_the_host("exec", switch, "sh", "-c", command).splitlines())
+
+    on_the_host("stop", agent)
+    try:
+        before = flows()
+        assert len(before) > 20
+        on_the_host("restart", switch)
+        deadline = time.monotonic() + 20
+        while on_the_host("exec", switch, "sh", "-c", "ls /run/openvswitch").count("saved-flows"):
+            assert time.monotonic() < deadline, "the saved flows are not given back"
+            time.sleep(0.2)
+        assert flows() == before
+    finally:
+        on_the_host("start", agent)
+    assert answer("verify")["ok"]
+
+
 def test_no_record_and_no_answer_holds_a_password(site):
     secrets = outcome.secrets_of(yaml.safe_load((site / "passwords.yml").read_text()))
     assert secrets
