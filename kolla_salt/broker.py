@@ -231,15 +231,6 @@ class Broker:
         found = self.request("GET", "/queues?disable_stats=true&columns=vhost,name,type,members,online")
         return [queue for queue in found if queue.get("type") in REPLICATED and queue.get("members")]
 
-    def led_by(self, node: str) -> list[Queue]:
-        """Return the streams that a member leads."""
-        found = self.request("GET", "/queues?disable_stats=true&columns=vhost,name,type,leader")
-        return [
-            Queue(STREAM, queue["vhost"], queue["name"])
-            for queue in found
-            if queue.get("type") == STREAM and queue.get("leader") == node
-        ]
-
     def quorum_critical(self) -> list[str]:
         """Return the queues that would lose their majority if this member stopped."""
         answer = self.request("GET", "/health/checks/node-is-quorum-critical")

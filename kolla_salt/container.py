@@ -38,8 +38,6 @@ MASK = "***"
 RESTART_POLICIES = ("no", "oneshot", "on-failure", "always", "unless-stopped")
 NANOSECONDS = 1_000_000_000
 DEFAULT_SHM_SIZES = (0, 67_108_864, 65_536_000)
-#: What is done about others before a container is stopped.
-STOPPING = ("guard", "prepare", "hold")
 BEHAVIOUR = frozenset(
     {
         "image",
@@ -51,7 +49,8 @@ BEHAVIOUR = frozenset(
         "pull",
         "log_dir",
         "dimensions",
-        *STOPPING,
+        "guard",
+        "hold",
     }  # fmt: skip
 )
 READY_KINDS = ("http", "tcp", "exec")
@@ -572,7 +571,6 @@ class Spec:
     pull: str = "if-missing"
     log_dir: str | None = None
     guard: str | None = None
-    prepare: str | None = None
     hold: tuple[str, ...] = ()
 
     @property
@@ -667,13 +665,12 @@ def _behaviour(spec: dict[str, Any]) -> dict[str, Any]:
         "pull": pull,
         "log_dir": _text(spec.get("log_dir")),
         "guard": _text(spec.get("guard")),
-        "prepare": _text(spec.get("prepare")),
         "hold": tuple(_items(spec.get("hold"))),
     }
 
 
 #: What tells how a container is waited for, reloaded and stopped: remembered with its start, since it holds no secrets.
-MANNER = ("ready", "reload", "reload_files", "ignore_files", "log_dir", *STOPPING, "stop_timeout")
+MANNER = ("ready", "reload", "reload_files", "ignore_files", "log_dir", "guard", "hold", "stop_timeout")
 
 
 def manner(spec: Spec) -> dict[str, Any]:

@@ -85,7 +85,6 @@ CONTAINER_FIELDS: dict[str, tuple[tuple[type, ...], Any]] = {
     "settle": ((int, str), 0),
     "settled": ((str,), None),
     "guard": ((str,), None),
-    "prepare": ((str,), None),
     "verify": ((str,), None),
     "heal": ((str, bool), True),
     "hold": ((list, str), []),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from kolla_salt.container import STOPPING
 from kolla_salt.context import Names, Resolver, to_bool
 
 States = dict[str, dict[str, list[dict[str, Any]]]]
@@ -105,7 +104,7 @@ def container_spec(
     check = healthcheck(resolver, fields["healthcheck"], names)
     if check:
         spec["healthcheck"] = check
-    for field in ("ready", "reload", "guard", "prepare"):
+    for field in ("ready", "reload", "guard"):
         if fields[field]:
             spec[field] = resolver.evaluate(fields[field], names)
     if held := resolver.strings(fields["hold"], names):
@@ -349,8 +348,7 @@ def run_once_spec(
     """Return the specification of a run-once container: that of a service's container, with its own task."""
     names = resolver.names(service, container=step["container"])
     spec = container_spec(resolver, service, step["container"], facts)
-    of_a_service = ("healthcheck", "ready", "reload", "reload_files", "ignore_files", "config_dir", *STOPPING)
-    for field in of_a_service:
+    for field in ("healthcheck", "ready", "reload", "reload_files", "ignore_files", "config_dir", "guard", "hold"):
         spec.pop(field, None)
     spec["environment"].update(_environment(step.get("environment", {}), resolver, names))
     spec["volumes"] += resolver.strings(step.get("volumes", []), names)

@@ -414,7 +414,9 @@ def _perform(verdict: _Verdict, keep: bool = True) -> None:
     # Taken before the start: what is written meanwhile was perhaps not read.
     files = _container.digest(spec.config_dir) if spec.config_dir else {}
     interrupts = verdict.action in ("restart", "recreate") and _container.state_of(verdict.inspect) == "running"
-    held = _make_way(spec) if interrupts else []
+    if interrupts and spec.guard:
+        await_permission(spec.name, spec.guard)
+    held = _hold(spec.hold) if interrupts else []
     entry = _noted(verdict) if keep else None
     try:
         if verdict.unit:
@@ -444,26 +446,12 @@ def _perform(verdict: _Verdict, keep: bool = True) -> None:
         _settle(entry)
 
 
-def _make_way(spec: _container.Spec) -> list[str]:
-    """Do what comes before a container is stopped; return the containers that are to be started again after it."""
-    if spec.guard:
-        await_permission(spec.name, spec.guard)
-    if spec.prepare:
-        _known(spec.name, "prepare", spec.prepare)()
-    running = [name for name in spec.hold if state(name) == "running"]
+def _hold(names: Iterable[str]) -> list[str]:
+    """Stop those of the containers that run; return them, for starting them again."""
+    running = [name for name in names if state(name) == "running"]
     if running:
         stop_many(running)
     return running
-
-
-def _known(name: str, field: str, function: str) -> Callable[[], Any]:
-    """Return an execution function that a container names in a field."""
-    if function not in __salt__:
-        raise CommandExecutionError(
-            f"stopping container {name}: its {field} {function} is no execution function of this minion; "
-            "install the same version of kolla-salt on master and minions"
-        )
-    return __salt__[function]
 
 
 def await_permission(name: str, guard: str, timeout: float = GUARD_TIMEOUT) -> float:
@@ -481,9 +469,13 @@ def await_permission(name: str, guard: str, timeout: float = GUARD_TIMEOUT) -> f
 
         salt node1 kolla_container.await_permission rabbitmq kolla_rabbitmq.stop_obstacles timeout=10
     """
-    speak = _known(name, "guard", guard)
+    if guard not in __salt__:
+        raise CommandExecutionError(
+            f"stopping container {name}: its guard {guard} is no execution function of this minion; "
+            "install the same version of kolla-salt on master and minions"
+        )
     began = time.monotonic()
-    while obstacles := speak():
+    while obstacles := __salt__[guard]():
         if time.monotonic() - began > timeout:
             raise CommandExecutionError(
                 f"stopping container {name}: after {timeout:g} s it still must not be stopped, and goes on running:\n  "
@@ -845,7 +837,9 @@ def _take_back(engine: Engine, store: kept.Store, entry: kept.Entry, declared: d
     if present and not (old and present["Id"] == old["id"]):
         spec = _in_the_manner(name, _read_stamp(name), present["Config"]["Image"], entry.component, declared)
         if _container.state_of(present) == "running":
-            held = _make_way(spec)
+            if spec.guard:
+                await_permission(name, spec.guard)
+            held = _hold(spec.hold)
         stop(name)
         _remove_stamp(name)
         if old:

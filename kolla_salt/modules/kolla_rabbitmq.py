@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 import time
@@ -22,15 +21,12 @@ CONTAINER = "rabbitmq"
 TIMEOUT = 120
 #: Seconds between two looks at queues that are about to get a member.
 RETRY_INTERVAL = 0.5
-#: Seconds within which others have to lead the streams of a member that is about to stop.
-HAND_OVER_TIMEOUT = 10.0
 #: Members of a queue, where there are as many hosts.
 _COPIES = 3
 
 Changes = dict[str, dict[str, Any]]
 Permissions = Mapping[str, Mapping[str, str]]
 
-log = logging.getLogger(__name__)
 _KEY = "kolla_salt.rabbitmq"
 #: All rights in the default virtual host.
 _ALL = {"/": {"configure": ".*", "write": ".*", "read": ".*"}}
@@ -397,56 +393,6 @@ def stop_obstacles() -> list[str]:
         shown = ", ".join(critical[:5]) + (f" and {len(critical) - 5} more" if len(critical) > 5 else "")
         found.append(f"without this member {shown} would lose their majority")
     return found
-
-
-#: Lets another member lead a stream; the program of RabbitMQ that does it is for one stream and not in every image.
-_LEAD = """
-Lead = fun(VHost, Name, Node) ->
-    try rabbit_stream_queue:restart_stream(VHost, Name, #{{preferred_leader_node => Node}})
-    catch _:Why -> {{error, Why}} end
-end,
-[{{Name, Lead(VHost, Name, Node)}} || {{VHost, Name, Node}} <- [{streams}]].
-"""
-
-
-def hand_over(timeout: float = HAND_OVER_TIMEOUT) -> list[str]:
-    """Let other members lead the streams that this one leads, so that it can be stopped.
-
-    Else their consumers wait for seconds until a new leader is found, and with them all calls to the same service. Who
-    leads a quorum queue changes in a moment. Nothing is wrong if it does not come about: then it is so.
-
-    :param timeout: seconds to wait until the others lead them
-    :returns: the streams that were handed over, ``VHOST:QUEUE`` each
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt node1 kolla_rabbitmq.hand_over
-    """
-    own = broker.member(_resolver().host)
-    try:
-        client = _broker()
-        client.timeout = 0
-        others = [name for name, node in client.nodes().items() if node["running"] and name != own]
-        wanted = client.led_by(own) if others else []
-        if not wanted:
-            return []
-        streams = ", ".join(
-            f"{{<<{_quoted(queue.vhost)}>>, <<{_quoted(queue.name)}>>, '{others[index % len(others)]}'}}"
-            for index, queue in enumerate(wanted)
-        )
-        command = ["rabbitmqctl", "--quiet", "eval", _LEAD.format(streams=streams)]
-        said = __salt__["kolla_container.exec"](CONTAINER, command, timeout=TIMEOUT, check=False)
-        deadline = time.monotonic() + timeout
-        while (left := client.led_by(own)) and time.monotonic() < deadline:
-            time.sleep(RETRY_INTERVAL)
-    except broker.BrokerError as error:
-        log.warning("handing over the streams of %s: %s", own, error)
-        return []
-    if left:
-        log.warning("%s still leads %d streams; RabbitMQ said: %s", own, len(left), said["output"][-400:])
-    return [str(queue) for queue in wanted if queue not in left]
 
 
 def forget(host: str) -> bool:

@@ -34,7 +34,7 @@ class FakeRabbit:
         self.flags = {"old": ("enabled", "stable"), "new": ("disabled", "stable"), "odd": ("disabled", "experimental")}
         self.critical = []
         self.alarm = None
-        self.lost, self.others, self.queues = [], [], []
+        self.lost, self.queues = [], []
         self.requests = []
         self.busy = 0
         fake = self
@@ -86,7 +86,6 @@ class FakeRabbit:
             return 200, {"cluster_name": "c", "rabbitmq_version": "4.0.5", "object_totals": {"queues": 7}}
         if path == "/nodes":
             lost = [{"name": name, "running": False} for name in self.lost]
-            lost += [{"name": name, "running": True} for name in self.others]
             return 200, [{"name": "rabbit@node1", "running": True, "mem_alarm": True, "disk_free_alarm": False}, *lost]
         if path.split("?")[0] == "/queues":
             return 200, self.queues
@@ -278,37 +277,6 @@ def test_queues_get_a_member_here_where_one_is_missing(host, fake, monkeypatch):
     assert '[{<<"/">>, <<"fan\\"out">>}]' in streams[3] and "'rabbit@node1'" in streams[3]
     assert queues == ["rabbitmq-queues", "--quiet", "grow", "rabbit@node1", "all",
                       "--vhost-pattern", "^/$", "--queue-pattern", r"^(?:work\.q)$"]  # fmt: skip
-
-
-def test_streams_are_led_by_others_before_the_member_stops(host, fake, monkeypatch):
-    fake.others, fake.lost = ["rabbit@node2", "rabbit@node3"], ["rabbit@node4"]
-    fake.queues = [
-        {**queue("a", "stream", "node1"), "leader": "rabbit@node1"},
-        {**queue("b", "stream", "node1"), "leader": "rabbit@node2"},
-        {**queue("c", "stream", "node1"), "leader": "rabbit@node1"},
-        {**queue("d", "stream", "node1"), "leader": "rabbit@node1"},
-        {**queue("e", "quorum", "node1"), "leader": "rabbit@node1"},
-    ]
-    ran = []
-
-    def run(container, command, **options):
-        ran.append(command)
-        fake.queues[0]["leader"], fake.queues[2]["leader"] = "rabbit@node2", "rabbit@node3"
-        return {"exit_status": 0, "output": "[{error,none}]"}
-
-    monkeypatch.setattr(module, "__salt__", {"kolla_container.exec": run}, raising=False)
-    assert module.hand_over(timeout=0.1) == ["/:a", "/:c"]
-    ((*words, text),) = ran
-    assert words == ["rabbitmqctl", "--quiet", "eval"]
-    led = [("a", "rabbit@node2"), ("c", "rabbit@node3"), ("d", "rabbit@node2")]
-    assert "[{}]".format(", ".join(f'{{<<"/">>, <<"{name}">>, \'{node}\'}}' for name, node in led)) in text
-    # Nobody to hand over to, nothing to hand over, nobody there: nothing is done, and nothing is wrong.
-    fake.others = []
-    assert module.hand_over() == []
-    fake.others, fake.queues = ["rabbit@node2"], fake.queues[4:]
-    assert module.hand_over() == []
-    fake.stop()
-    assert module.hand_over() == [] and len(ran) == 1
 
 
 def test_hosts_decide_alike_which_of_them_gets_a_member():
