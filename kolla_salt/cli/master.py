@@ -11,6 +11,7 @@ import shlex
 import socket
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -22,6 +23,12 @@ from kolla_salt.cli.errors import CliError
 from kolla_salt.steps import patience
 
 Listener = Callable[[str, Mapping[str, Any]], None]
+#: Seconds for which a master may be away during a run: long enough for one that is started again.
+AWAY = 15.0
+#: Seconds between two looks whether it is there, while it says nothing.
+LOOK = 2.0
+#: How it is started.
+START = "systemctl start salt-master (in a sandbox: kolla-salt sandbox up)"
 
 
 class Master:
@@ -52,15 +59,10 @@ class Master:
             opts = salt.config.master_config(str(self.config))
             opts["conf_file"] = str(self.config)
             opts["quiet"] = True
-            address = "127.0.0.1" if opts["interface"] in {"0.0.0.0", "::"} else opts["interface"]
-            with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as link:
-                link.settimeout(2)
-                if link.connect_ex((address, opts["ret_port"])) != 0:
-                    raise CliError(
-                        f"talking to the Salt master of {self.config}: nothing listens on {address}:"
-                        f"{opts['ret_port']}; start it: systemctl start salt-master "
-                        "(in a sandbox: kolla-salt sandbox up)"
-                    )
+            if silent := _silent(opts):
+                raise CliError(
+                    f"talking to the Salt master of {self.config}: nothing listens on {silent}; start it: {START}"
+                )
             self._opts = opts
         return self._opts
 
@@ -159,6 +161,9 @@ class Master:
 
         Returns:
             What the orchestration returned.
+
+        Raises:
+            CliError: the master has been gone for a while, so that nobody would tell this process of any end.
         """
         import salt.utils.event
 
@@ -180,10 +185,23 @@ class Master:
             bus.connect_pub()
             worker = threading.Thread(target=work, daemon=True)
             worker.start()
+            heard = looked = time.monotonic()
             while worker.is_alive():
                 event = bus.get_event(wait=0.3, full=True, auto_reconnect=True)
+                now = time.monotonic()
                 if event:
+                    heard = now
                     listener(event["tag"], event["data"])
+                elif now - max(heard, looked) > LOOK:
+                    looked, silent = now, _silent(self.opts)
+                    if not silent:
+                        heard = now
+                    elif now - heard > AWAY:
+                        raise CliError(
+                            f"running {sls}: the Salt master of {self.config} has ended; nothing has listened on "
+                            f"{silent} for {now - heard:.0f} s. Hosts end the step that they are in. "
+                            f"Start it: {START}; then give the same command again, it goes on from there"
+                        )
                 tick()
             while event := bus.get_event(wait=0.02, full=True):
                 listener(event["tag"], event["data"])
@@ -194,6 +212,14 @@ class Master:
     def runs_root(self) -> Path:
         """Return the folder of the run records."""
         return runs_root(self.config)
+
+
+def _silent(opts: Mapping[str, Any]) -> str:
+    """Return the address on which no master listens; empty: it does."""
+    address = "127.0.0.1" if opts["interface"] in {"0.0.0.0", "::"} else opts["interface"]
+    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as link:
+        link.settimeout(2)
+        return f"{address}:{opts['ret_port']}" if link.connect_ex((address, opts["ret_port"])) else ""
 
 
 def runs_root(config: Path) -> Path:
