@@ -35,7 +35,7 @@ def master(host):
 
 def minion(host):
     """A minion with all that its jobs have started."""
-    kolla_salt("sandbox", "exec", host, "--", "pkill", "-9", "-f", "salt-minion")
+    kolla_salt("sandbox", "exec", host, "--", "pkill", "-9", "-f", "salt-minion")  # it may be dead already
 
 
 def engine(host):
@@ -44,7 +44,7 @@ def engine(host):
 
 
 def command(host):
-    """The command itself, as a closed terminal or an operator does."""
+    """The command itself, as a closed terminal or an operator does; its process group gets the signal."""
 
 
 def done(earlier):
@@ -54,33 +54,39 @@ def done(earlier):
     return file.read_bytes().count(b"\n") if file.exists() else 0 if begun else -1
 
 
-def killed(steps, seconds, what, host):
-    """Begin an upgrade and kill ``what`` in the middle; whether it was still going on, where, and how it ended."""
-    earlier = {path.name for path in RUNS.glob("*-upgrade")}
+def killed(chance, host, most):
+    """Begin an upgrade and kill something in the middle, and again as long as it goes on.
+
+    Return what was killed and when, and what the command said at last.
+    """
+    earlier, kills, before = {path.name for path in RUNS.glob("*-upgrade")}, [], -1
     run = subprocess.Popen(
         [sys.executable, "-m", "kolla_salt.cli.main", "upgrade", "--json"], stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT, text=True, start_new_session=True,
     )  # fmt: skip
-    while run.poll() is None and done(earlier) < steps:
-        time.sleep(0.1)
-    try:
-        said, _ = run.communicate(timeout=seconds)
-        return False, "", said
-    except subprocess.TimeoutExpired:
-        pass
-    where = f"{done(earlier)} steps and {seconds:.1f} s"
-    what(host)
-    if what is command:
-        os.killpg(run.pid, signal.SIGKILL)
-    began = time.monotonic()
-    try:
-        said, _ = run.communicate(timeout=60 if what is master else 600)
-    except subprocess.TimeoutExpired:
-        os.killpg(run.pid, signal.SIGKILL)  # nobody is there to answer it
-        said, _ = run.communicate()
-    gone = time.monotonic() - began
+    said = ""
+    while run.poll() is None:
+        wanted = max(before, 0) + chance.randint(*STEPS)
+        while run.poll() is None and done(earlier) < wanted:
+            time.sleep(0.1)
+        try:
+            said, _ = run.communicate(timeout=chance.uniform(*SECONDS))
+            break
+        except subprocess.TimeoutExpired:
+            pass
+        if len(kills) == most:
+            said, _ = run.communicate(timeout=1800)
+            break
+        what, before = chance.choice([master, minion, engine, command]), done(earlier)
+        what(host)
+        kills.append(f"{what.__name__} after {before} steps")
+        print(f"{time.strftime('%X')} {kills[-1]}", flush=True)
+        if what is command:
+            os.killpg(run.pid, signal.SIGKILL)
+        if what is master:  # the command notices by itself
+            said, _ = run.communicate(timeout=90)
     kolla_salt("sandbox", "up", timeout=300)
-    return True, where, f"{said[-600:]} ({gone:.0f} s after the kill)"
+    return kills, said
 
 
 def back(cloud, earlier, kills):
@@ -102,16 +108,13 @@ def test_an_upgrade_that_is_killed_at_random_moments_is_ended_or_taken_back_by_o
     while len(kills) < KILLS:
         cloud.name_release(NEW)
         earlier = {item["id"] for item in answer("runs", "list")["runs"]}
-        while len(kills) < KILLS:
-            what, host = chance.choice([master, minion, engine, command]), chance.choice(cloud.hosts)
-            going, where, said = killed(chance.randint(*STEPS), chance.uniform(*SECONDS), what, host)
-            if not going:
-                break
-            kills.append([what.__name__, host, where])
-            print(f"{time.strftime('%X')} {len(kills)}: {kills[-1]}: {said[-300:]}", flush=True)
-            if len(kills) % RETURN == 0:
-                break
-        if going and len(kills) < KILLS:
+        through, limit = False, len(kills) + RETURN
+        while len(kills) < min(KILLS, limit) and not through:
+            new, said = killed(chance, chance.choice(cloud.hosts), min(KILLS, limit) - len(kills))
+            kills += new
+            through = not new or '"result": "ok"' in said
+            print(f"{len(kills)} kills: {said[:400]}", flush=True)
+        if not through and len(kills) < KILLS:
             back(cloud, earlier, kills)
             returned += 1
             continue
