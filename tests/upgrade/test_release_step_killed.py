@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 
 import pytest
@@ -59,32 +61,30 @@ def killed(chance, host, most):
 
     Return what was killed and when, and what the command said at last.
     """
-    earlier, kills, before = {path.name for path in RUNS.glob("*-upgrade")}, [], -1
-    run = subprocess.Popen(
-        [sys.executable, "-m", "kolla_salt.cli.main", "upgrade", "--json"], stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT, text=True, start_new_session=True,
-    )  # fmt: skip
-    said = ""
-    while run.poll() is None:
-        wanted = max(before, 0) + chance.randint(*STEPS)
-        while run.poll() is None and done(earlier) < wanted:
-            time.sleep(0.1)
-        try:
-            said, _ = run.communicate(timeout=chance.uniform(*SECONDS))
-            break
-        except subprocess.TimeoutExpired:
-            pass
-        if len(kills) == most:
-            said, _ = run.communicate(timeout=1800)
-            break
-        what, before = chance.choice([master, minion, engine, command]), done(earlier)
-        what(host)
-        kills.append(f"{what.__name__} after {before} steps")
-        print(f"{time.strftime('%X')} {kills[-1]}", flush=True)
-        if what is command:
-            os.killpg(run.pid, signal.SIGKILL)
-        if what is master:  # the command notices by itself
-            said, _ = run.communicate(timeout=90)
+    earlier, kills, before = {path.name for path in RUNS.glob("*-upgrade")}, [], 0
+    with tempfile.TemporaryFile("w+") as output:
+        run = subprocess.Popen(
+            [sys.executable, "-m", "kolla_salt.cli.main", "upgrade", "--json"], stdout=output,
+            stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+        while len(kills) < most and run.poll() is None:
+            wanted = before + chance.randint(*STEPS)
+            while run.poll() is None and done(earlier) < wanted:
+                time.sleep(0.1)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                run.wait(chance.uniform(*SECONDS))
+                break
+            what, before = chance.choice([master, minion, engine, command]), max(done(earlier), 0)
+            what(host)
+            kills.append(f"{what.__name__} after {before} steps")
+            print(f"{time.strftime('%X')} {kills[-1]}", flush=True)
+            if what is command:
+                os.killpg(run.pid, signal.SIGKILL)
+            if what is master:  # the command notices by itself
+                run.wait(90)
+        run.wait(1800)
+        output.seek(0)
+        said = output.read()
     kolla_salt("sandbox", "up", timeout=300)
     return kills, said
 
