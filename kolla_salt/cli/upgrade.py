@@ -80,12 +80,14 @@ def _way(master: Master, cloud: Cloud, services: list[str]) -> list[str]:
 
 def _further(headers: list[dict[str, Any]], services: list[str]) -> list[str]:
     """Return what can be done after the newest upgrade."""
-    last = next((header for header in reversed(headers) if header.get("verb") == rules.VERB), None)
-    if last is None or not (last.get("phases") or last.get("snapshots")):
+    tried = [header for header in headers if header.get("verb") == rules.VERB]
+    # One that was refused has changed nothing, and leaves what those before it have begun.
+    last = next((header for header in reversed(tried) if header.get("phases") or header.get("snapshots")), None)
+    ended = bool(tried) and tried[-1].get("result") == "ok"
+    if last is None or (ended and last is not tried[-1]):
         return []
-    # The newest first: what it goes on with is taken back with it.
-    back = f"{last['continues'][-1]} --through" if last.get("continues") else last["id"]
-    if last.get("result") == "ok":
+    back = last["id"]  # those that it went on with are taken back with it
+    if ended:
         return [f"The release before is kept. Back: kolla-salt rollback {back}. For good: kolla-salt upgrade --finish"]
     asked = "".join(f" --service {name}" for name in services)
     return [

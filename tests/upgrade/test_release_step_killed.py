@@ -90,10 +90,10 @@ def killed(chance, host, most):
 
 
 def back(cloud, earlier, kills):
-    """Roll back all that was begun since ``earlier`` runs, as an operator does who has had enough."""
+    """Roll back what the last of the runs since ``earlier`` has gone on with, as an operator does who has had enough."""
     runs = [item["id"] for item in answer("runs", "list")["runs"] if item["id"] not in earlier and item.get("phases")]
     if runs:
-        said = answer("rollback", min(runs), "--through", "--restore-database", status=None)
+        said = answer("rollback", max(runs), "--restore-database", status=None)
         assert said["ok"], json.dumps([kills, said], indent=1, default=str)[:4000]
     cloud.name_release(OLD)
     verified = answer("verify", status=None)
