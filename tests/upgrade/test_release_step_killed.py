@@ -90,7 +90,7 @@ def killed(chance, host, most):
 
 
 def back(cloud, earlier, kills):
-    """Roll back what the last of the runs since ``earlier`` has gone on with, as an operator does who has had enough."""
+    """Roll back what was begun since ``earlier`` runs: the last one, with all that it has gone on with."""
     runs = [item["id"] for item in answer("runs", "list")["runs"] if item["id"] not in earlier and item.get("phases")]
     if runs:
         said = answer("rollback", max(runs), "--restore-database", status=None)
