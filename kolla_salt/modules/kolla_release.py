@@ -53,13 +53,15 @@ def survey() -> dict[str, dict[str, Any]]:
     return result
 
 
-def problems(services: list[str]) -> list[dict[str, str]]:
+def problems(services: list[str], begun: list[str] | None = None) -> list[dict[str, str]]:
     """Return what speaks against changing the release of ``services``, as far as this host can tell; changes nothing.
 
     Members of clusters are asked how they are, and each service's own checks run: those of the old release in its
     container, those of the new one in a container for that alone.
 
     :param services: those that are to change.
+    :param begun: those that an unfinished upgrade has begun to change: their schemas are of neither release, which is
+        what the checks of the old one would find.
     :returns: findings as of :py:func:`kolla_check.host`.
 
     CLI Example:
@@ -83,6 +85,8 @@ def problems(services: list[str]) -> list[dict[str, str]]:
             ]
         if service in services and resolver.is_primary(service):
             for check in resolver.declarations[service]["upgrade"]["checks"]:
+                if check["release"] == "old" and service in (begun or ()):
+                    continue
                 if resolver.test(check["when"], resolver.names(service, container=check["container"])):
                     found += _check(resolver, host, service, check)
     return [finding.as_dict() for finding in found]

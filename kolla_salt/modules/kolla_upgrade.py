@@ -67,7 +67,8 @@ def check() -> list[str]:
         found = upgrade.overview(_asked(hosts, "kolla_release.survey"))
         chosen = {name: item for name, item in found.items() if name in run["verify"]}
         findings += upgrade.distance(chosen, run["release"])
-        told = _asked(hosts, "kolla_release.problems", services=services) if not findings else {}
+        begun = sorted(upgrade.begun(earlier))
+        told = _asked(hosts, "kolla_release.problems", services=services, begun=begun) if not findings else {}
     except CommandExecutionError as error:
         __salt__["kolla_run.fail"](str(error))
     findings += [Finding(**item) for said in told.values() for item in said]
