@@ -254,8 +254,13 @@ class Store:
     # --- tidying --------------------------------------------------------------------------------------------------
 
     def tidy(self, run: str) -> None:
-        """Remove the folder of a run of which no container and no configuration is kept any more."""
-        for path in (self.root / run / "containers", self.root / run / "config"):
+        """Remove the folder of a run of which no container and no configuration is kept any more.
+
+        Of an upgrade no run-once step either: a migration may have run before any container was replaced, or another
+        service of the run be taken back first. If it were taken for done, the next upgrade would leave it out.
+        """
+        for name in ("containers", "config", *(["steps"] if until_finished(run) else [])):
+            path = self.root / run / name
             try:
                 path.rmdir()
             except FileNotFoundError:

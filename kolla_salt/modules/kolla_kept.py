@@ -413,6 +413,6 @@ def finish(run: str | None = None) -> dict[str, Any]:
         for component, folder in store.folders(name).items():
             store.drop_folder(folder)
             done["folders"].append(component)
-        store.tidy(name)
+        store.drop_steps(name, store.steps(name))
     done["images"] = __salt__["kolla_container.remove_unused_images"](sorted(images)) if images else []
     return {**done, "seconds": round(time.monotonic() - began, 2)}

@@ -171,3 +171,14 @@ def test_nothing_kept_is_no_error(store):
     assert store.entries(FIRST) == {} and store.folders(FIRST) == {} and store.steps(FIRST) == {}
     assert store.folder(FIRST, "web") is None
     store.tidy(FIRST)
+
+
+def test_an_upgrades_steps_are_kept_until_their_own_service_is_taken_back(store, folder):
+    store.keep_step(UPGRADE, "keystone_expand", {})  # killed before a container of this service was replaced
+    store.write(kept.Entry(UPGRADE, "web_api", "recreate"))
+    store.keep_folder(UPGRADE, str(folder), "web")
+    store.drop_folder(store.folder(UPGRADE, "web"))
+    store.forget(store.entry(UPGRADE, "web_api"))
+    assert store.steps(UPGRADE) == {"keystone_expand": {}}
+    store.drop_steps(UPGRADE, ["keystone_expand"])
+    assert store.runs() == []
