@@ -139,25 +139,17 @@ def unfinished(headers: Sequence[Mapping[str, Any]], to: str) -> list[Mapping[st
     return found
 
 
-def begun(earlier: Sequence[Mapping[str, Any]]) -> set[str]:
-    """Return the services that unfinished upgrades have begun to change.
-
-    Args:
-        earlier: see :func:`unfinished`.
-    """
-    return {service for header in earlier for service in header.get("begun") or {}}
-
-
 def unverified(earlier: Sequence[Mapping[str, Any]]) -> set[str]:
     """Return the services that unfinished upgrades have changed without seeing at last that they are well.
 
     Args:
         earlier: see :func:`unfinished`.
     """
+    begun = {service for header in earlier for service in header.get("begun") or {}}
     seen = {
         service for header in earlier for service, done in (header.get("phases") or {}).items() if "verified" in done
     }
-    return begun(earlier) - seen
+    return begun - seen
 
 
 def inherited(earlier: Sequence[Mapping[str, Any]], service: str) -> Mapping[str, Any] | None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from salt.exceptions import CommandExecutionError
 
-from kolla_salt import expand, plan, prechecks, releases, runtime, snapshots
+from kolla_salt import expand, haproxy, plan, prechecks, releases, runtime, snapshots
 from kolla_salt.context import ContextError
 
 __virtualname__ = "kolla_release"
@@ -60,8 +60,8 @@ def problems(services: list[str], begun: list[str] | None = None) -> list[dict[s
     container, those of the new one in a container for that alone.
 
     :param services: those that are to change.
-    :param begun: those that an unfinished upgrade has begun to change: their schemas are of neither release, which is
-        what the checks of the old one would find.
+    :param begun: those that an unfinished upgrade has begun to change and not seen well again: they may be down, and
+        their schemas are of neither release. Nobody is to mend that but the upgrade that goes on with them.
     :returns: findings as of :py:func:`kolla_check.host`.
 
     CLI Example:
@@ -71,12 +71,13 @@ def problems(services: list[str], begun: list[str] | None = None) -> list[dict[s
         salt node1 kolla_release.problems '[glance]'
     """
     resolver, host = _resolver(), __opts__["id"]
-    found = _space(resolver, host)
+    found, amid = _space(resolver, host), set(begun or ())
+    behind = tuple(f"{haproxy.backend(entry)}/" for service in amid for entry in resolver.declarations[service]["load_balancer"])
     for service in resolver.enabled_services():
         for name, on in resolver.containers(service).items():
             function = resolver.declarations[service]["containers"][name].get("verify")
-            if on and function and __salt__["kolla_container.state"](name) != "absent":
-                found += _of_member(host, name, function)
+            if on and function and service not in amid and __salt__["kolla_container.state"](name) != "absent":
+                found += [item for item in _of_member(host, name, function) if not item.check.startswith(behind)]
         obstacles = f"kolla_{service}.upgrade_obstacles"
         if service in services and resolver.placed(service) and obstacles in __salt__:
             found += [
@@ -85,7 +86,7 @@ def problems(services: list[str], begun: list[str] | None = None) -> list[dict[s
             ]
         if service in services and resolver.is_primary(service):
             for check in resolver.declarations[service]["upgrade"]["checks"]:
-                if check["release"] == "old" and service in (begun or ()):
+                if check["release"] == "old" and service in amid:
                     continue
                 if resolver.test(check["when"], resolver.names(service, container=check["container"])):
                     found += _check(resolver, host, service, check)

@@ -67,7 +67,7 @@ def check() -> list[str]:
         found = upgrade.overview(_asked(hosts, "kolla_release.survey"))
         chosen = {name: item for name, item in found.items() if name in run["verify"]}
         findings += upgrade.distance(chosen, run["release"])
-        begun = sorted(upgrade.begun(earlier))
+        begun = sorted(upgrade.unverified(earlier))
         told = _asked(hosts, "kolla_release.problems", services=services, begun=begun) if not findings else {}
     except CommandExecutionError as error:
         __salt__["kolla_run.fail"](str(error))
