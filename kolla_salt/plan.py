@@ -10,6 +10,8 @@ from kolla_salt.context import Resolver
 UPGRADE = "upgrade"
 #: The database's own group: snapshots are made on its first host.
 DATABASE = "mariadb"
+#: What sees all others, and whether they answer.
+BALANCER = "loadbalancer"
 
 
 class PlanError(ValueError):

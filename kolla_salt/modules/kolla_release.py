@@ -8,7 +8,7 @@ from typing import Any
 
 from salt.exceptions import CommandExecutionError
 
-from kolla_salt import expand, haproxy, plan, prechecks, releases, runtime, snapshots
+from kolla_salt import expand, plan, prechecks, releases, runtime, snapshots
 from kolla_salt.context import ContextError
 
 __virtualname__ = "kolla_release"
@@ -72,12 +72,13 @@ def problems(services: list[str], begun: list[str] | None = None) -> list[dict[s
     """
     resolver, host = _resolver(), __opts__["id"]
     found, amid = _space(resolver, host), set(begun or ())
-    behind = tuple(f"{haproxy.backend(entry)}/" for service in amid for entry in resolver.declarations[service]["load_balancer"])
+    # What is down behind the load balancer waits for those, or is one of them.
+    unasked = {*amid, plan.BALANCER} if amid else set()
     for service in resolver.enabled_services():
         for name, on in resolver.containers(service).items():
             function = resolver.declarations[service]["containers"][name].get("verify")
-            if on and function and service not in amid and __salt__["kolla_container.state"](name) != "absent":
-                found += [item for item in _of_member(host, name, function) if not item.check.startswith(behind)]
+            if on and function and service not in unasked and __salt__["kolla_container.state"](name) != "absent":
+                found += _of_member(host, name, function)
         obstacles = f"kolla_{service}.upgrade_obstacles"
         if service in services and resolver.placed(service) and obstacles in __salt__:
             found += [
