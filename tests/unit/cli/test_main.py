@@ -107,3 +107,19 @@ def test_hosts_are_named_with_commas(verb):
     parse = cli.build(verb).parse_args
     assert parse([verb, "--limit", "ctl1, ctl2"]).limit == ["ctl1", "ctl2"]
     assert parse([verb]).limit is None
+
+
+def test_a_run_that_was_left_does_not_keep_the_program_from_its_end(tmp_path):
+    program = tmp_path / "left.py"
+    program.write_text(
+        "import concurrent.futures, time\n"
+        "from kolla_salt.cli import main\n"
+        "def left(words=None):\n"
+        "    concurrent.futures.ThreadPoolExecutor().submit(time.sleep, 30)\n"
+        "    print('said')\n"
+        "    return 3\n"
+        "main.main = left\n"
+        "main.command()\n"
+    )
+    done = subprocess.run([sys.executable, str(program)], capture_output=True, text=True, timeout=15, check=False)
+    assert (done.returncode, done.stdout) == (3, "said\n")
