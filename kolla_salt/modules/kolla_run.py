@@ -43,6 +43,8 @@ from kolla_salt.steps import Only, Progress, patience, service_of, told
 __virtualname__ = "kolla_run"
 #: How many hosts' states a step returns to the orchestration; the record has all.
 _MOST_SHOWN = 20
+#: Seconds for which hosts may go on with the step of a run that was interrupted, before another one gives up on them.
+REST = 600.0
 
 
 def __virtual__() -> str:
@@ -249,6 +251,7 @@ def begin(
             f"none answered within {patience(len(wanted))} s; "
             "'salt-run manage.status' shows the minions, 'salt-key -L' whether their keys are accepted",
         )
+    _await_rest(run, present)
     run["seconds"]["ask"] = round(time.time() - started, 3)
     started = time.time()
     if digest := freshness.stale(directory, records_root()):
@@ -310,6 +313,23 @@ def begin(
     }
     _fire("surveyed", result)
     return result
+
+
+def _await_rest(run: dict[str, Any], hosts: list[str]) -> None:
+    """Wait until hosts have ended the step that a run which was interrupted had given them."""
+    earlier = [header for header in runs.headers(records_root()) if header["id"] != run["record"].id]
+    busy = hosts if earlier and earlier[-1].get("result") in ("running", "interrupted") else []
+    deadline = time.monotonic() + REST
+    while busy := [
+        host for host, said in (_ask(busy, "saltutil.is_running", fun="state.*") if busy else {}).items() if said["ret"]
+    ]:
+        if time.monotonic() > deadline:
+            raise _failed(
+                run,
+                f"waiting for {', '.join(busy)} to end what {earlier[-1]['id']} began: still at it after {REST:g} s; "
+                f"'salt {busy[0]} saltutil.running' shows the job, 'salt {busy[0]} saltutil.kill_job JID' ends it",
+            )
+        time.sleep(1)
 
 
 def _asked(what: str) -> list[str]:
