@@ -505,7 +505,7 @@ def down(paths: Paths, progress: Progress | None = None, *, purge: bool = False)
             with progress.step("stopped the image registry"):
                 # Images that are being built are still pushed, unless the caches go.
                 registry.stop(unless_building=not purge)
-        if master.find_master(paths):
+        if master.find_master(paths) or master.left_behind(paths):
             with progress.step("stopped salt-master"):
                 master.stop(paths)
         table = list(host.processes())

@@ -353,6 +353,15 @@ def _delegate(directory: Path) -> None:
             (directory / "cgroup.subtree_control").write_text(f"+{controller}")
 
 
+def in_cgroup(cgroups: Cgroups, group: str) -> set[int]:
+    """Return the ids of the processes in ``group``, without those in groups below it."""
+    found: set[int] = set()
+    for directory in cgroups.group_dirs(group):
+        with contextlib.suppress(OSError):
+            found |= {int(line) for line in (directory / "cgroup.procs").read_text().split()}
+    return found
+
+
 def remove_cgroup(cgroups: Cgroups, group: str) -> list[Path]:
     """Remove ``group`` and the groups below it; return the directories that would not go."""
     left = []

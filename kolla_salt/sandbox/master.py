@@ -85,6 +85,13 @@ def find_master(paths: Paths, table: Iterable[host.Process] | None = None) -> li
     return [p.pid for p in (host.processes() if table is None else table) if is_master(p, str(paths.master_config))]
 
 
+def left_behind(paths: Paths) -> set[int]:
+    """Return the ids of all processes of a salt-master: some of a killed one live on, under names of their own."""
+    with contextlib.suppress(SandboxError):
+        return host.in_cgroup(host.find_cgroups(), f"{paths.cgroup}/master")
+    return set()
+
+
 def listens(port: int = topo.RETURN_PORT, address: str = topo.HOST_API) -> bool:
     """Return whether something accepts connections there."""
     with socket.socket() as link:
@@ -122,6 +129,7 @@ def start(paths: Paths, code: str) -> None:
     """
     command = [salt_command("salt-master"), "--config-dir", str(paths.master_config)]
     doing = f"start salt-master on {topo.HOST_API}:{topo.RETURN_PORT}"
+    host.kill_all(lambda: left_behind(paths), "end what a killed salt-master left")
     if listens():
         raise SandboxError(doing, "something else listens there", mend=f"end it; see `ss -ltnp src {topo.HOST_API}`")
     log = paths.master / "log" / "master.out"
@@ -152,7 +160,7 @@ def started_with(paths: Paths) -> str:
 
 def stop(paths: Paths) -> bool:
     """Stop the salt-master; return whether it ran."""
-    return host.kill_all(lambda: find_master(paths), "stop salt-master", gentle=2) > 0
+    return host.kill_all(lambda: {*find_master(paths), *left_behind(paths)}, "stop salt-master", gentle=2) > 0
 
 
 def ping(paths: Paths, names: Sequence[str], timeout: int = 3) -> list[str]:
