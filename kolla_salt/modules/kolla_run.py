@@ -317,16 +317,16 @@ def begin(
 
 def _await_rest(run: dict[str, Any], hosts: list[str]) -> None:
     """Wait until hosts have ended the step that a run which was interrupted had given them."""
-    earlier = [header for header in runs.headers(records_root()) if header["id"] != run["record"].id]
-    busy = hosts if earlier and earlier[-1].get("result") in ("running", "interrupted") else []
-    deadline = time.monotonic() + REST
-    while busy := [
-        host for host, said in (_ask(busy, "saltutil.is_running", fun="state.*") if busy else {}).items() if said["ret"]
-    ]:
+    root = records_root()
+    earlier = [name for name in runs.list_ids(root) if name != run["record"].id][-1:]
+    if not earlier or runs.load(earlier[0], root).header().get("result") != "running":
+        return
+    busy, deadline = hosts, time.monotonic() + REST
+    while busy := [host for host, said in _ask(busy, "saltutil.is_running", fun="state.*").items() if said["ret"]]:
         if time.monotonic() > deadline:
             raise _failed(
                 run,
-                f"waiting for {', '.join(busy)} to end what {earlier[-1]['id']} began: still at it after {REST:g} s; "
+                f"waiting for {', '.join(busy)} to end what {earlier[0]} began: still at it after {REST:g} s; "
                 f"'salt {busy[0]} saltutil.running' shows the job, 'salt {busy[0]} saltutil.kill_job JID' ends it",
             )
         time.sleep(1)

@@ -86,11 +86,12 @@ def script(tmp_path, monkeypatch) -> Path:
     return file
 
 
+def inside(name: str, text: str) -> subprocess.Popen:
+    return subprocess.Popen(["ip", "netns", "exec", name, "python3", "-c", text], stdout=subprocess.PIPE, text=True)
+
+
 def test_who_waits_for_an_answer_of_a_virtual_address_that_left_hears_of_it(spaces, script):
     holder, client = spaces
-    inside = lambda name, text: subprocess.Popen(  # noqa: E731
-        ["ip", "netns", "exec", name, "python3", "-c", text], stdout=subprocess.PIPE, text=True
-    )
     server = inside(holder, SERVER)
     assert server.stdout.readline() == "listening\n"
     asker = inside(client, ASKER)

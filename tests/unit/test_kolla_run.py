@@ -137,3 +137,30 @@ def test_a_host_that_does_not_say_whether_all_is_there_again_has_failed(run, mon
     assert module._await_settled(run, [(["ctl1"], ["web"])], hosts) > 0
     assert (hosts["ctl1"]["result"], run["progress"].failed) == (False, {("web", "ctl1")})
     assert "no answer" in hosts["ctl1"]["failed"][0]["comment"]
+
+
+def test_a_run_waits_for_what_an_interrupted_one_began_and_only_then(run, tmp_path, monkeypatch):
+    asked, busy = [], [{"ctl1", "ctl2"}, {"ctl2"}, set()]
+
+    def ask(hosts, function, **kwargs):
+        asked.append((list(hosts), function, kwargs))
+        now = busy.pop(0)
+        return {host: {"ret": [{"jid": "1"}] if host in now else []} for host in hosts}
+
+    monkeypatch.setattr(module, "_ask", ask)
+    monkeypatch.setattr(module, "records_root", lambda: tmp_path / "runs")
+    monkeypatch.setattr(module.time, "sleep", lambda seconds: None)
+    module._await_rest(run, ["ctl1", "ctl2"])  # there was none before
+    before = runs.create("upgrade", tmp_path / "runs", run_id="20260101-000000-upgrade")
+    before.close("ok")
+    module._await_rest(run, ["ctl1", "ctl2"])
+    assert asked == []
+    interrupted = runs.create("deploy", tmp_path / "runs", run_id="20260102-000000-deploy")
+    module._await_rest(run, ["ctl1", "ctl2"])
+    assert [hosts for hosts, *_ in asked] == [["ctl1", "ctl2"], ["ctl1", "ctl2"], ["ctl2"]]
+    assert {(function, more["fun"]) for _, function, more in asked} == {("saltutil.is_running", "state.*")}
+    monkeypatch.setattr(module, "REST", -1.0)
+    monkeypatch.setattr(module, "_failed", lambda run, text: CommandExecutionError(text))
+    busy.append({"ctl1"})
+    with pytest.raises(CommandExecutionError, match=rf"ctl1 to end what {interrupted.id} began.*saltutil.kill_job"):
+        module._await_rest(run, ["ctl1"])

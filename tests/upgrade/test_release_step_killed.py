@@ -76,7 +76,7 @@ def killed(chance, host, most):
                 break
             what, before = chance.choice([master, minion, engine, command]), max(done(earlier), 0)
             what(host)
-            kills.append(f"{what.__name__} after {before} steps")
+            kills.append(f"{what.__name__} of {host} after {before} steps")
             print(f"{time.strftime('%X')} {kills[-1]}", flush=True)
             if what is command:
                 os.killpg(run.pid, signal.SIGKILL)
@@ -106,6 +106,7 @@ def test_an_upgrade_that_is_killed_at_random_moments_is_ended_or_taken_back_by_o
     chance, kills, ended, returned, machines = random.Random(SEED), [], 0, 0, cloud.machines()
     print(f"seed {SEED}", flush=True)
     while len(kills) < KILLS:
+        assert all(tag.startswith(OLD) for tag in cloud.images().values())
         cloud.name_release(NEW)
         earlier = {item["id"] for item in answer("runs", "list")["runs"]}
         through, limit = False, len(kills) + RETURN
