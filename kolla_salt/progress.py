@@ -67,9 +67,10 @@ class RunState:
         return None
 
     def feed(self, tag: str, data: Mapping[str, Any]) -> str:
-        """Take in one event and return what it was: ``begun surveyed started host ended closed``, or an empty string.
+        """Take in one event and return what it was, or an empty string.
 
-        Events of other runs and other jobs change nothing.
+        It is one of ``begun waits surveyed started host ended closed``. Events of other runs and
+        other jobs change nothing.
         """
         if tag.startswith(TAG):
             return self._own(tag[len(TAG) :], data)
@@ -88,6 +89,8 @@ class RunState:
             return "begun"
         if data.get("run") != self.run or not self.run:
             return ""
+        if kind == "waits":
+            return kind
         if kind == "surveyed":
             self.state = "running"
             for name in ("unknown", "predicted", "missing_images", "todo"):

@@ -201,7 +201,10 @@ class LiveView:
         kind = self.state.feed(tag, data)
         if kind in {"begun", "started"}:
             self.step_began = time.monotonic()
-        if kind == "surveyed":
+        if kind == "waits":
+            for host, what in data["hosts"].items():
+                self.line(f"  {host} still does what {data['for']} began, waiting for it: {some(what)}")
+        elif kind == "surveyed":
             self._surveyed(data)
         elif kind == "host":
             self._host(str(data.get("id")))

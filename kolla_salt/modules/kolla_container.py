@@ -45,6 +45,10 @@ RUN_TIMEOUT = 600.0
 RESTARTS_ALLOWED = 3
 # Podman calls a container that it is about to start again "exited", Docker "restarting".
 RESTART_PAUSE = 2.0
+#: Seconds of the engine's events that tell what it is doing.
+CHANGING = 120.0
+# HUP, USR1 and USR2 have a process read its files anew; any other signal is to end it.
+_RELOADS = {"1", "10", "12"}
 STOP_THREADS = 16
 ROOT = "0"  # by number: known in every image
 SHORTEST_SECRET = 4  # shorter ones would hide half of every text
@@ -2079,6 +2083,35 @@ def _deaths(engine: Engine, since: float) -> dict[str, list[dict[str, Any]]]:
         code = attributes.get("exitCode", attributes.get("containerExitCode"))
         found.setdefault(str(attributes.get("name")), []).append({"at": event.get("time"), "exit": code})
     return found
+
+
+def changing(within: float = CHANGING) -> list[str]:
+    """Return the containers that the engine is stopping or restarting; it goes on when who asked for it is gone.
+
+    :param within: seconds of the engine's memory to look at; no stop takes longer
+    :raises CommandExecutionError: the engine does not answer
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' kolla_container.changing
+    """
+    last: dict[str, tuple[str, float]] = {}
+    now = time.time()
+    try:
+        events = _engine().events(now - within, ["kill", "die", "stop", "start"])
+    except EngineError as error:
+        raise _failure(error, "looking at what containers are doing") from error
+    for event in events:
+        attributes = (event.get("Actor") or {}).get("Attributes") or {}
+        what = str(event.get("Action") or event.get("status"))
+        if what != "kill" or str(attributes.get("signal")) not in _RELOADS:
+            last[str(attributes.get("name"))] = (what, float(event.get("time") or 0))
+    # What has ended is started a moment later, if it is.
+    return sorted(
+        name for name, (what, at) in last.items() if what == "kill" or (what != "start" and at > now - RESTART_PAUSE)
+    )
 
 
 # ---------------------------------------------------------------------------------------- what run-once steps remember

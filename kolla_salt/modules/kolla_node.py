@@ -187,6 +187,22 @@ def pull(images: Any = None, threads: int = 4, again: bool = False) -> dict[str,
 # --- looking --------------------------------------------------------------------------------------------------------
 
 
+def unfinished() -> list[str]:
+    """Return what this host still does of a run that was interrupted: jobs of its minion, restarts of its engine.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' kolla_node.unfinished
+    """
+    found = [f"job {job['jid']}" for job in __salt__["saltutil.is_running"]("state.*")]
+    try:
+        return found + [f"container {name}" for name in __salt__["kolla_container.changing"]()]
+    except CommandExecutionError:
+        return found  # an engine that does not answer does nothing; the dry run says so
+
+
 def look() -> dict[str, Any]:
     """Return the containers of this host, and what is wrong with them.
 

@@ -321,15 +321,25 @@ def _await_rest(run: dict[str, Any], hosts: list[str]) -> None:
     earlier = [name for name in runs.list_ids(root) if name != run["record"].id][-1:]
     if not earlier or runs.load(earlier[0], root).header().get("result") != "running":
         return
-    busy, deadline = hosts, time.monotonic() + REST
-    while busy := [host for host, said in _ask(busy, "saltutil.is_running", fun="state.*").items() if said["ret"]]:
-        if time.monotonic() > deadline:
+    busy, started = _busy(hosts), time.monotonic()
+    if busy:
+        _fire("waits", {"run": run["record"].id, "for": earlier[0], "hosts": busy})
+    while busy:
+        if time.monotonic() > started + REST:
+            host, what = next(iter(busy.items()))
             raise _failed(
                 run,
-                f"waiting for {', '.join(busy)} to end what {earlier[0]} began: still at it after {REST:g} s; "
-                f"'salt {busy[0]} saltutil.running' shows the job, 'salt {busy[0]} saltutil.kill_job JID' ends it",
+                f"waiting for {', '.join(busy)} to end what {earlier[0]} began: still at it after {REST:g} s "
+                f"({host}: {', '.join(what)}); 'salt {host} saltutil.running' shows its jobs, "
+                f"'salt {host} saltutil.kill_job JID' ends one",
             )
         time.sleep(1)
+        busy = _busy(list(busy))
+
+
+def _busy(hosts: list[str]) -> dict[str, list[str]]:
+    """Return which hosts are still doing something that no run waits for any more, and what."""
+    return {host: said["ret"] for host, said in _ask(hosts, "kolla_node.unfinished").items() if said["ret"]}
 
 
 def _asked(what: str) -> list[str]:

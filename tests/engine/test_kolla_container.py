@@ -225,6 +225,28 @@ def test_files_put_back_after_a_restart_by_somebody_else_are_noticed(minion, nam
     assert journal(minion, name)[-1] == "start one"
 
 
+def test_a_restart_that_nobody_waits_for_any_more_is_named_until_it_is_over(minion, name, spec, config_dir, engine):
+    (config_dir / "app.conf").write_text("stubborn\n")
+    assert minion.converge("running", name, **spec)["result"] is True
+    until_journal(minion, name, "start stubborn")
+    restart = threading.Thread(target=engine.act, args=("restart", "restart", name), kwargs={"timeout": 4})
+    restart.start()
+    seen, before = [], facts(minion, name)
+    while restart.is_alive():
+        seen.append(name in minion.job().changing())
+        time.sleep(0.2)
+    assert seen.count(True) >= 5
+    assert facts(minion, name) != before and name not in minion.job().changing()
+
+
+def test_a_container_that_reads_its_files_anew_or_has_ended_is_not_changing(minion, name, spec, deployed, engine):
+    engine.act("reload", "kill", name, signal="HUP")
+    assert name not in minion.job().changing()
+    engine.act("stop", "stop", name, timeout=5)
+    time.sleep(2.2)
+    assert name not in minion.job().changing()
+
+
 # -------------------------------------------------------------------------------------------------- configuration files
 
 

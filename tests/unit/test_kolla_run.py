@@ -145,9 +145,11 @@ def test_a_run_waits_for_what_an_interrupted_one_began_and_only_then(run, tmp_pa
     def ask(hosts, function, **kwargs):
         asked.append((list(hosts), function, kwargs))
         now = busy.pop(0)
-        return {host: {"ret": [{"jid": "1"}] if host in now else []} for host in hosts}
+        return {host: {"ret": ["job 1"] if host in now else []} for host in hosts}
 
     monkeypatch.setattr(module, "_ask", ask)
+    fired = []
+    monkeypatch.setattr(module, "_fire", lambda *event: fired.append(event))
     monkeypatch.setattr(module, "records_root", lambda: tmp_path / "runs")
     monkeypatch.setattr(module.time, "sleep", lambda seconds: None)
     module._await_rest(run, ["ctl1", "ctl2"])  # there was none before
@@ -158,9 +160,13 @@ def test_a_run_waits_for_what_an_interrupted_one_began_and_only_then(run, tmp_pa
     interrupted = runs.create("deploy", tmp_path / "runs", run_id="20260102-000000-deploy")
     module._await_rest(run, ["ctl1", "ctl2"])
     assert [hosts for hosts, *_ in asked] == [["ctl1", "ctl2"], ["ctl1", "ctl2"], ["ctl2"]]
-    assert {(function, more["fun"]) for _, function, more in asked} == {("saltutil.is_running", "state.*")}
+    assert {function for _, function, _ in asked} == {"kolla_node.unfinished"}
+    assert [(kind, data["for"], list(data["hosts"])) for kind, data in fired] == [
+        ("waits", interrupted.id, ["ctl1", "ctl2"])
+    ]
     monkeypatch.setattr(module, "REST", -1.0)
     monkeypatch.setattr(module, "_failed", lambda run, text: CommandExecutionError(text))
-    busy.append({"ctl1"})
-    with pytest.raises(CommandExecutionError, match=rf"ctl1 to end what {interrupted.id} began.*saltutil.kill_job"):
+    busy += [{"ctl1"}, {"ctl1"}]
+    said = rf"ctl1 to end what {interrupted.id} began.*job 1.*saltutil.kill_job"
+    with pytest.raises(CommandExecutionError, match=said):
         module._await_rest(run, ["ctl1"])

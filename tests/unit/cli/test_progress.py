@@ -90,6 +90,14 @@ def test_the_view_prints_what_is_new_and_no_moving_line_into_a_file():
     assert "wave 1/1" in text and "c1" in text and "ok, 1 change" in text
 
 
+def test_the_view_says_for_what_a_run_waits_that_was_begun_before_it():
+    stream = io.StringIO()
+    live = view.LiveView(progress.RunState(), stream, moving=False)
+    live.event(*BEGUN)
+    live.event("kolla/run/waits", {"run": "r1", "for": "r0", "hosts": {"c1": ["job 7", "container store"]}})
+    assert stream.getvalue() == "  c1 still does what r0 began, waiting for it: job 7, container store\n"
+
+
 def test_a_failure_is_shown_with_the_next_step():
     state, _ = fed(BEGUN, SURVEYED, STARTED, returned(False, comment="no such image"))
     text = view.failure(state.first_failure, "r1")
