@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.upgrade, pytest.mark.timeout(0)]
 #: How often something is killed in all; an upgrade takes as many of them as fit into it, then it is rolled back.
 KILLS = int(os.environ.get("KILLS", "6"))
 #: An attempt gets so many steps on, and so many seconds into the next one: all steps are hit, at any point of them.
-STEPS, SECONDS = (0, 2), (0, 8)
+STEPS, SECONDS = (0, 6), (0, 8)
 #: After so many kills it is taken back from where it is, instead of ended.
 RETURN = 12
 RUNS = find_paths().state / "runs"
