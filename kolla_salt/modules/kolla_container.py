@@ -1703,6 +1703,7 @@ def run(name: str, timeout: float = RUN_TIMEOUT, **spec: Any) -> dict[str, Any]:
         if name in engine.containers():  # an earlier run was cut off
             engine.act(f"remove {name}", "remove_container", name, force=True, v=True)
         body = _container.create_body(wanted)
+        body["Labels"][_container.LABEL_ONCE] = "true"
         created = engine.act(f"create {name}", "create_container_from_config", body, name)["Id"]
         try:
             engine.act(f"start {name}", "start", created)
@@ -2112,6 +2113,34 @@ def changing(within: float = CHANGING) -> list[str]:
     return sorted(
         name for name, (what, at) in last.items() if what == "kill" or (what != "start" and at > now - RESTART_PAUSE)
     )
+
+
+def remove_ended(names: list[str] | None = None, dry: bool = False) -> list[str]:
+    """Remove run-once containers that have ended and that nobody waits for any more; no job may run one meanwhile.
+
+    :param names: look at these only
+    :param dry: remove nothing
+    :returns: those that still run
+    :raises CommandExecutionError: the engine does not answer
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' kolla_container.remove_ended
+    """
+    engine, running = _engine(), []
+    try:
+        for name, item in sorted(engine.containers().items()):
+            if _container.LABEL_ONCE not in (item.get("Labels") or {}) or (names is not None and name not in names):
+                continue
+            if item["State"] in _RUNS:
+                running.append(name)
+            elif not dry:
+                engine.act(f"remove {name}", "remove_container", name, force=True, v=True)
+    except EngineError as error:
+        raise _failure(error, "removing run-once containers that have ended") from error
+    return running
 
 
 # ---------------------------------------------------------------------------------------- what run-once steps remember

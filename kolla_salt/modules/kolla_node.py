@@ -187,20 +187,25 @@ def pull(images: Any = None, threads: int = 4, again: bool = False) -> dict[str,
 # --- looking --------------------------------------------------------------------------------------------------------
 
 
-def unfinished() -> list[str]:
-    """Return what this host still does of a run that was interrupted: jobs of its minion, restarts of its engine.
+def unfinished(dry: bool = False) -> list[str]:
+    """Return what this host still does of a run that was interrupted; run-once containers that have ended are removed.
+
+    :param dry: remove nothing
+    :returns: jobs of its minion, containers that its engine restarts, and run-once containers that run
 
     CLI Example:
 
     .. code-block:: bash
 
-        salt '*' kolla_node.unfinished
+        salt '*' kolla_node.unfinished dry=True
     """
-    found = [f"job {job['jid']}" for job in __salt__["saltutil.is_running"]("state.*")]
+    if jobs := __salt__["saltutil.is_running"]("state.*"):
+        return [f"job {job['jid']}" for job in jobs]
     try:
-        return found + [f"container {name}" for name in __salt__["kolla_container.changing"]()]
+        found = [*__salt__["kolla_container.changing"](), *__salt__["kolla_container.remove_ended"](dry=dry)]
     except CommandExecutionError:
-        return found  # an engine that does not answer does nothing; the dry run says so
+        return []  # an engine that does not answer does nothing; the dry run says so
+    return [f"container {name}" for name in found]
 
 
 def look() -> dict[str, Any]:

@@ -316,10 +316,10 @@ def begin(
 
 
 def _await_rest(run: dict[str, Any], hosts: list[str]) -> None:
-    """Wait until hosts have ended the step that a run which was interrupted had given them."""
+    """Wait until hosts have ended the step that an earlier run had given them which was interrupted or lost them."""
     root = records_root()
     earlier = [name for name in runs.list_ids(root) if name != run["record"].id][-1:]
-    if not earlier or runs.load(earlier[0], root).header().get("result") != "running":
+    if not earlier or runs.load(earlier[0], root).header().get("result") == "ok":
         return
     busy, started = _busy(hosts), time.monotonic()
     if busy:
@@ -339,7 +339,11 @@ def _await_rest(run: dict[str, Any], hosts: list[str]) -> None:
 
 def _busy(hosts: list[str]) -> dict[str, list[str]]:
     """Return which hosts are still doing something that no run waits for any more, and what."""
-    return {host: said["ret"] for host, said in _ask(hosts, "kolla_node.unfinished").items() if said["ret"]}
+    return {
+        host: said["ret"]
+        for host, said in _ask(hosts, "kolla_node.unfinished", dry=bool(__opts__.get("test"))).items()
+        if said["ret"]
+    }
 
 
 def _asked(what: str) -> list[str]:

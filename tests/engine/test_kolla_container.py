@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import threading
 import time
 
@@ -245,6 +246,24 @@ def test_a_container_that_reads_its_files_anew_or_has_ended_is_not_changing(mini
     engine.act("stop", "stop", name, timeout=5)
     time.sleep(2.2)
     assert name not in minion.job().changing()
+
+
+def test_a_run_once_container_whose_job_died_is_waited_for_then_removed(minion, name, spec, images):
+    job = os.fork()
+    if job == 0:
+        minion.job().run(name, image=images[0], command=["sleep", "3"])
+        os._exit(0)
+    until = time.monotonic() + 10
+    while minion.job().remove_ended([name], dry=True) != [name] and time.monotonic() < until:
+        time.sleep(0.1)
+    os.kill(job, signal.SIGKILL)
+    os.waitpid(job, 0)
+    assert minion.job().remove_ended([name]) == [name]
+    while minion.job().remove_ended([name], dry=True):
+        time.sleep(0.2)
+    assert minion.job().state(name) != "absent"
+    assert minion.job().remove_ended([name]) == []
+    assert minion.job().state(name) == "absent"
 
 
 # -------------------------------------------------------------------------------------------------- configuration files
