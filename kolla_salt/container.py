@@ -149,6 +149,22 @@ def _path(path: str) -> str:
     return path.rstrip("/") or "/"
 
 
+#: What podman gives a container (containers.conf(5), default_capabilities, 4.0 and later).
+PODMAN_CAPABILITIES = frozenset(
+    {
+        "CHOWN",
+        "DAC_OVERRIDE",
+        "FOWNER",
+        "FSETID",
+        "KILL",
+        "NET_BIND_SERVICE",
+        "SETFCAP",
+        "SETGID",
+        "SETPCAP",
+        "SETUID",
+        "SYS_CHROOT",
+    }  # fmt: skip
+)
 # Options which mean the default. podman adds some of them to each mount on its own.
 _DEFAULT_MOUNT_OPTIONS = frozenset({"", "rw", "rprivate", "rbind", "nosuid", "nodev", "exec"})
 
@@ -168,10 +184,11 @@ def _volumes(value: Any) -> list[str] | None:
 
 
 def _tmpfs(value: Any) -> dict[str, str] | None:
-    if isinstance(value, dict):
-        return {_path(str(target)): str(options or "") for target, options in value.items()} or None
-    pairs = (item.partition(":") for item in _items(value))
-    return {_path(target): options for target, _, options in pairs} or None
+    pairs = value.items() if isinstance(value, dict) else (item.partition(":")[::2] for item in _items(value))
+    default = _DEFAULT_MOUNT_OPTIONS | {"tmpcopyup"}
+    return {
+        _path(str(target)): ",".join(sorted(set(str(options or "").split(",")) - default)) for target, options in pairs
+    } or None
 
 
 def _device(item: str) -> str:
@@ -349,6 +366,8 @@ def _current_security(inspect: dict[str, Any], image: dict[str, Any]) -> list[st
     options = set(_security(host.get("SecurityOpt")) or [])
     if host.get("Privileged") or host.get("PidMode") == "host" or host.get("IpcMode") == "host":
         options.discard("label=disable")  # the engine adds it by itself in these cases
+    if host.get("Privileged"):
+        options.discard("unmask=all")  # as podman says it
     return sorted(options) or None
 
 
@@ -789,6 +808,8 @@ def compare(
             current = {key: value for key, value in (current or {}).items() if key in wanted} or None
         elif wanted is None and image is None and name in ("command", "user", "healthcheck", "stop_signal"):
             continue
+        elif name in ("cap_add", "cap_drop") and not updates:
+            current, wanted = (_beyond_default(name, value) for value in (current, wanted))
         if current == wanted:
             continue
         if current is None and name in set_before and name.startswith(("dimensions.", "ipc_mode")):
@@ -798,6 +819,11 @@ def compare(
         changes[name] = _shown(name, current, wanted, spec, secrets)
         (live if updates and item.live and wanted is not None else replace).append(name)
     return Comparison(changes, tuple(replace), tuple(live))
+
+
+def _beyond_default(name: str, capabilities: list[str] | None) -> list[str] | None:
+    """Return what of a list makes a difference to what podman gives by default; it shows nothing else."""
+    return [one for one in capabilities or [] if (one in PODMAN_CAPABILITIES) == (name == "cap_drop")] or None
 
 
 def _wanted(item: Field, spec: Spec, image: dict[str, Any]) -> Any:

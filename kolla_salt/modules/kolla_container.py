@@ -34,6 +34,8 @@ __func_alias__ = {"exec_": "exec", "list_": "list"}
 STAMPS = paths.STATE_DIR / "stamps"
 #: A file for each container (by id) that was stopped through kolla-salt; its time is when.
 STOPPED = paths.STATE_DIR / "stopped"
+#: The same for those that stand still while another one is exchanged (`hold`): they are to run again after it.
+HELD = paths.STATE_DIR / "held"
 _RUNS = ("running", "restarting", "paused")
 UNITS = Path("/etc/systemd/system")
 LOG_LINES = 20
@@ -420,8 +422,8 @@ def _perform(verdict: _Verdict, keep: bool = True) -> None:
     interrupts = verdict.action in ("restart", "recreate") and _container.state_of(verdict.inspect) == "running"
     if interrupts and spec.guard:
         await_permission(spec.name, spec.guard)
-    held = _hold(spec.hold) if interrupts else []
     entry = _noted(verdict) if keep else None
+    held = _hold(spec.hold, interrupts)
     try:
         if verdict.unit:
             _release_from_systemd(verdict.unit)
@@ -450,12 +452,18 @@ def _perform(verdict: _Verdict, keep: bool = True) -> None:
         _settle(entry)
 
 
-def _hold(names: Iterable[str]) -> list[str]:
-    """Stop those of the containers that run; return them, for starting them again."""
-    running = [name for name in names if state(name) == "running"]
+def _hold(names: Iterable[str], interrupts: bool) -> list[str]:
+    """Stop those of the containers that run; return them, for starting them again.
+
+    :param interrupts: if not, they may go on; what an attempt that was interrupted has stopped is to be started as well
+    """
+    if not names:
+        return []
+    running = [name for name in names if state(name) == "running"] if interrupts else []
     if running:
+        _mark(HELD, [_required(name, "holding")["Id"] for name in running])
         stop_many(running)
-    return running
+    return [name for name in names if name in running or name in _standing(HELD)]
 
 
 def await_permission(name: str, guard: str, timeout: float = GUARD_TIMEOUT) -> float:
@@ -509,6 +517,11 @@ def _unpause_or_start(engine: Engine, spec: _container.Spec, inspect: dict[str, 
         engine.act(f"start {spec.name}", "start", spec.name)
 
 
+def _successor(name: str) -> str:
+    """Return the name that a container has until the one it replaces has stopped."""
+    return f"{name}.new"
+
+
 def _create(
     engine: Engine, spec: _container.Spec, replaces: dict[str, Any] | None, entry: kept.Entry | None = None
 ) -> None:
@@ -516,7 +529,7 @@ def _create(
     _check_sources(spec)
     _ensure_volumes(engine, spec)
     # Created under another name first: what the engine refuses is known while the old one still serves.
-    temporary = f"{spec.name}.new"
+    temporary = _successor(spec.name)
     if temporary in engine.containers():
         engine.act(f"remove {temporary}", "remove_container", temporary, force=True, v=True)
     first = temporary if replaces else spec.name
@@ -628,13 +641,13 @@ def _noted(verdict: _Verdict) -> kept.Entry | None:
 
 
 def _before(inspect: dict[str, Any], live: Iterable[str] = ()) -> dict[str, Any]:
-    policy = inspect["HostConfig"].get("RestartPolicy") or {}
-    stamp = _read_stamp(inspect["Name"].lstrip("/"))
+    policy, name = inspect["HostConfig"].get("RestartPolicy") or {}, inspect["Name"].lstrip("/")
+    stamp = _read_stamp(name)
     return {
         "id": inspect["Id"],
         "image": inspect["Config"]["Image"],
         "image_id": inspect["Image"],
-        "running": _container.state_of(inspect) == "running",
+        "running": _container.state_of(inspect) == "running" or name in _standing(HELD),
         "restart_policy": {key: value for key, value in policy.items() if value not in (None, "")},
         "stamp": stamp if stamp.get("container_id") == inspect["Id"] else {},
         "settings": {item: _container.FIELDS[item].current(inspect, {}) for item in live},
@@ -837,13 +850,15 @@ def _take_back(engine: Engine, store: kept.Store, entry: kept.Entry, declared: d
     entry.phase = kept.RETURNING
     store.write(entry)
     present = engine.inspect(name)
-    held: list[str] = []
-    if present and not (old and present["Id"] == old["id"]):
-        spec = _in_the_manner(name, _read_stamp(name), present["Config"]["Image"], entry.component, declared)
-        if _container.state_of(present) == "running":
-            if spec.guard:
-                await_permission(name, spec.guard)
-            held = _hold(spec.hold)
+    replaced = present is not None and not (old and present["Id"] == old["id"])
+    image = present["Config"]["Image"] if present else old["image"] if old else ""
+    stamp = _read_stamp(name) or (old["stamp"] if old else {})  # there is none while a start is not ended
+    spec = _in_the_manner(name, stamp, image, entry.component, declared) if image else None
+    interrupts = replaced and _container.state_of(present) == "running"
+    if spec and spec.guard and interrupts:
+        await_permission(name, spec.guard)
+    held = _hold(spec.hold, interrupts) if spec else []
+    if replaced:
         stop(name)
         _remove_stamp(name)
         if old:
@@ -858,7 +873,8 @@ def _take_back(engine: Engine, store: kept.Store, entry: kept.Entry, declared: d
         _start_again(engine, entry, old, declared)
     for other in held:
         start(other)
-    _remove_if_there(engine, kept.undone_name(name))
+    for left in (kept.undone_name(name), _successor(name)):
+        _remove_if_there(engine, left)
     store.forget(entry)
 
 
@@ -1396,7 +1412,7 @@ def _stop(names: list[str], timeout: int | None) -> tuple[dict[str, str], list[s
             return name, str(error)
         return name, None
 
-    _note_stop([present[name]["Id"] for name, _ in running])
+    _mark(STOPPED, [present[name]["Id"] for name, _ in running])
     with ThreadPoolExecutor(min(STOP_THREADS, len(running))) as pool:
         results = list(pool.map(one, running))
     engine.forget()
@@ -1425,26 +1441,19 @@ def changed_files(name: str, **spec: Any) -> list[str] | None:
     return sorted(_container.changed_files(before, _container.digest(wanted.config_dir, wanted.ignore_files)))
 
 
-def _note_stop(ids: list[str]) -> None:
-    """Remember that these containers were stopped on purpose: nobody is to heal them.
+def _mark(directory: Path, ids: list[str]) -> None:
+    """Remember why these containers are stopped.
 
     It holds as long as the same container has not been started since, so nothing has to be cleared when it is.
     """
-    STOPPED.mkdir(parents=True, exist_ok=True, mode=0o700)
+    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     for identity in ids:
-        (STOPPED / identity).touch()
+        (directory / identity).touch()
 
 
-def stopped_on_purpose() -> dict[str, str]:
-    """Return the containers that were stopped through kolla-salt and stand still since: name -> when (UTC).
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' kolla_container.stopped_on_purpose
-    """
-    marks = {path.name: path for path in STOPPED.iterdir()} if STOPPED.is_dir() else {}
+def _standing(directory: Path) -> dict[str, str]:
+    """Return the containers that were marked and stand still since: name -> when (UTC)."""
+    marks = {path.name: path for path in directory.iterdir()} if directory.is_dir() else {}
     if not marks:
         return {}
     found = {}
@@ -1461,6 +1470,19 @@ def stopped_on_purpose() -> dict[str, str]:
     except EngineError as error:
         raise _failure(error, "looking for containers that were stopped on purpose") from error
     return found
+
+
+def stopped_on_purpose() -> dict[str, str]:
+    """Return the containers that were stopped through kolla-salt and stand still since: name -> when (UTC).
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' kolla_container.stopped_on_purpose
+    """
+    held = _standing(HELD)
+    return {name: when for name, when in _standing(STOPPED).items() if name not in held}
 
 
 def restart(name: str, timeout: int | None = None) -> bool:
@@ -2099,9 +2121,10 @@ def changing(within: float = CHANGING) -> list[str]:
         salt '*' kolla_container.changing
     """
     last: dict[str, tuple[str, float]] = {}
-    now = time.time()
+    now, engine = time.time(), _engine()
     try:
-        events = _engine().events(now - within, ["kill", "die", "stop", "start"])
+        found = {name for name, item in engine.containers().items() if item["State"] == "stopping"}  # podman says so
+        events = engine.events(now - within, ["kill", "die", "stop", "start"])
     except EngineError as error:
         raise _failure(error, "looking at what containers are doing") from error
     for event in events:
@@ -2109,10 +2132,11 @@ def changing(within: float = CHANGING) -> list[str]:
         what = str(event.get("Action") or event.get("status"))
         if what != "kill" or str(attributes.get("signal")) not in _RELOADS:
             last[str(attributes.get("name"))] = (what, float(event.get("time") or 0))
-    # What has ended is started a moment later, if it is.
-    return sorted(
-        name for name, (what, at) in last.items() if what == "kill" or (what != "start" and at > now - RESTART_PAUSE)
-    )
+    for name, (what, at) in last.items():
+        # What has ended is started a moment later, if it is.
+        if what == "kill" or (what != "start" and at > now - RESTART_PAUSE):
+            found.add(name)
+    return sorted(found)
 
 
 def remove_ended(names: list[str] | None = None, dry: bool = False) -> list[str]:

@@ -279,6 +279,45 @@ def test_a_run_killed_at_any_moment_is_ended_by_the_next_and_taking_that_back_re
     assert moment >= 8  # it was killed at more than a few moments
 
 
+@pytest.mark.parametrize("way", ["again", "back", "forth and back"])
+def test_what_stood_still_while_another_one_was_exchanged_runs_again_whatever_moment_that_was_killed_at(
+    run, name, spec, images, engine, cut, way
+):
+    for moment in itertools.count():
+        mine = f"{name}_{moment}"
+        switch, agent = f"{mine}_switch", f"{mine}_agent"
+        of_switch = {**spec, "hold": [agent]}
+        deployed(run(FIRST), switch, **of_switch)
+        deployed(run(FIRST), agent, **spec)
+        before = present(engine, mine)
+        minion = run(SECOND)
+        cut(moment)
+        killed = True
+        try:
+            deployed(minion, switch, **{**of_switch, "image": images[1]})
+            killed = False
+        except Killed:
+            pass
+        cut(None)
+        if way == "forth and back":
+            deployed(run(THIRD), agent, **{**spec, "image": images[1]})
+            run(None).take_back(agent, THIRD)
+        if way == "again":
+            deployed(run(THIRD), switch, **{**of_switch, "image": images[1]})
+        else:
+            run(None).take_back(switch, SECOND)
+        now = present(engine, mine)
+        assert now["_agent"][1:] == before["_agent"][1:], (moment, now)
+        assert now["_switch"][1:] == before["_switch"][1:], (moment, now)
+        assert now == before or way == "again"
+        assert run(None).stopped_on_purpose() == {}
+        for other in now:
+            engine.act("tidy up", "remove_container", f"{mine}{other}", force=True, v=True)
+        if not killed:
+            break
+    assert moment >= 6
+
+
 def test_a_rollback_killed_at_any_moment_goes_on_when_it_is_given_again(
     run, name, spec, images, config_dir, engine, cut
 ):
