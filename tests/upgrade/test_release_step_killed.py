@@ -1,31 +1,31 @@
-"""An upgrade whose master, minion, engine or own process is killed, again and again; then the same command again."""
+"""An upgrade in each of whose steps the master, a minion, an engine or the command is killed, and then goes on."""
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
-import tempfile
+import threading
 import time
 
 import pytest
 from conftest import NEW, OLD, answer, figure, kolla_salt
 
-from kolla_salt.sandbox.paths import find_paths
-
 pytestmark = [pytest.mark.upgrade, pytest.mark.timeout(0)]
 
 #: How often something is killed in all; an upgrade takes as many of them as fit into it, then it is rolled back.
 KILLS = int(os.environ.get("KILLS", "6"))
-#: An attempt gets so many steps on, and so many seconds into the next one: all steps are hit, at any point of them.
-STEPS, SECONDS = (0, 6), (0, 8)
+#: Seconds into a step, at most; many take less than one.
+SECONDS = (0.0, 0.5, 2.0, 8.0)
+#: What the command prints when a step begins: its wave of how many, and its name.
+STEP = re.compile(r"^\d+/\d+  (.+)$")
+BEFORE = "the prechecks"
 #: After so many kills it is taken back from where it is, instead of ended.
 RETURN = 12
-RUNS = find_paths().state / "runs"
 SEED = int(os.environ.get("SEED", "0")) or random.randrange(10**6)
 
 
@@ -49,44 +49,63 @@ def command(host):
     """The command itself, as a closed terminal or an operator does; its process group gets the signal."""
 
 
-def done(earlier):
-    """How many steps the run that is not one of ``earlier`` has ended; -1: it has not begun."""
-    begun = [path for path in RUNS.glob("*-upgrade") if path.name not in earlier]
-    file = max(begun, default=RUNS) / "steps.jsonl"
-    return file.read_bytes().count(b"\n") if file.exists() else 0 if begun else -1
+class Upgrade:
+    """The command as it runs, with the step that it is in."""
+
+    def __init__(self):
+        self.lines, self.step = [], BEFORE
+        command = [sys.executable, "-m", "kolla_salt.cli.main", "upgrade"]
+        self.process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+        )
+        self.reader = threading.Thread(target=self._read)
+        self.reader.start()
+
+    def _read(self):
+        for line in self.process.stdout:
+            self.lines.append(line)
+            if found := STEP.match(line):
+                self.step = found[1]
+
+    def goes_on(self):
+        return self.process.poll() is None
+
+    def ended(self, seconds=1800):
+        """Whether it ended well, and its last words."""
+        status = self.process.wait(seconds)
+        self.reader.join()
+        return status == 0, "".join(self.lines[-12:])
 
 
-def killed(chance, host, most):
-    """Begin an upgrade and kill something in the middle, and again as long as it goes on.
+def killed(chance, host, most, hit):
+    """Begin an upgrade and kill something in each step that is none of ``hit``, as long as it goes on.
 
-    Return what was killed and when, and what the command said at last.
+    Return what was killed and when, whether the command ended well, and its last words.
     """
-    earlier, kills, before = {path.name for path in RUNS.glob("*-upgrade")}, [], 0
-    with tempfile.TemporaryFile("w+") as output:
-        run = subprocess.Popen(
-            [sys.executable, "-m", "kolla_salt.cli.main", "upgrade", "--json"], stdout=output,
-            stderr=subprocess.STDOUT, start_new_session=True,
-        )  # fmt: skip
-        while len(kills) < most and run.poll() is None:
-            wanted = before + chance.randint(*STEPS)
-            while run.poll() is None and done(earlier) < wanted:
-                time.sleep(0.1)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                run.wait(chance.uniform(*SECONDS))
-                break
-            what, before = chance.choice([master, minion, engine, command]), max(done(earlier), 0)
-            what(host)
-            kills.append(f"{what.__name__} of {host} after {before} steps")
-            print(f"{time.strftime('%X')} {kills[-1]}", flush=True)
-            if what is command:
-                os.killpg(run.pid, signal.SIGKILL)
-            if what is master:  # the command notices by itself
-                run.wait(90)
-        run.wait(1800)
-        output.seek(0)
-        said = output.read()
+    kills, run = [], Upgrade()
+    while len(kills) < most and run.goes_on():
+        if run.step in hit:
+            time.sleep(0.05)
+            continue
+        try:
+            run.process.wait(chance.uniform(0, chance.choice(SECONDS)))
+            break
+        except subprocess.TimeoutExpired:
+            pass
+        hit.add(run.step)
+        what = chance.choice([master, minion, engine, command])
+        kills.append(f"{what.__name__} of {host} in {run.step}")
+        print(f"{time.strftime('%X')} {kills[-1]}", flush=True)
+        what(host)
+        if what is command:
+            os.killpg(run.process.pid, signal.SIGKILL)
+        if what is master:  # the command notices by itself
+            run.process.wait(90)
+    well, said = run.ended()
+    if not well and kills and kills[-1].startswith(("minion", "engine")) and run.step != BEFORE:
+        assert "Continue: kolla-salt upgrade" in said and "Or go back: kolla-salt rollback" in said, said
     kolla_salt("sandbox", "up", timeout=300)
-    return kills, said
+    return kills, well, said
 
 
 def back(cloud, earlier, kills):
@@ -104,6 +123,7 @@ def back(cloud, earlier, kills):
 
 def test_an_upgrade_that_is_killed_at_random_moments_is_ended_or_taken_back_by_one_command(cloud):
     chance, kills, ended, returned, machines = random.Random(SEED), [], 0, 0, cloud.machines()
+    hit, upgraded = set(), set()
     print(f"seed {SEED}", flush=True)
     while len(kills) < KILLS:
         assert all(tag.startswith(OLD) for tag in cloud.images().values())
@@ -111,10 +131,10 @@ def test_an_upgrade_that_is_killed_at_random_moments_is_ended_or_taken_back_by_o
         earlier = {item["id"] for item in answer("runs", "list")["runs"]}
         through, limit = False, len(kills) + RETURN
         while len(kills) < min(KILLS, limit) and not through:
-            new, said = killed(chance, chance.choice(cloud.hosts), min(KILLS, limit) - len(kills))
+            new, well, said = killed(chance, chance.choice(cloud.hosts), min(KILLS, limit) - len(kills), hit)
             kills += new
-            through = not new or '"result": "ok"' in said
-            print(f"{len(kills)} kills: {said[:400]}", flush=True)
+            through = not new or well
+            print(f"{len(kills)} kills: {said}", flush=True)
         if not through and len(kills) < KILLS:
             back(cloud, earlier, kills)
             returned += 1
@@ -126,6 +146,11 @@ def test_an_upgrade_that_is_killed_at_random_moments_is_ended_or_taken_back_by_o
         assert all(tag.startswith(NEW) for tag in cloud.images().values()), kills
         assert cloud.missing() == {}, kills
         ended += 1
+        upgraded |= hit
+        hit.clear()  # all steps again
         back(cloud, earlier, kills)
-    figure("kills of an upgrade, all ended well", {"seed": SEED, "kills": kills, "ended": ended, "returned": returned})
+    figure(
+        "kills of an upgrade, all ended well",
+        {"seed": SEED, "kills": kills, "steps": len(upgraded | hit), "ended": ended, "returned": returned},
+    )
     assert cloud.machines() == machines, "a virtual machine was started anew"
