@@ -10,10 +10,13 @@ from salt.exceptions import CommandExecutionError
 
 from kolla_salt import expand, plan, prechecks, releases, runtime, snapshots
 from kolla_salt.context import ContextError
+from kolla_salt.steps import needed_by
 
 __virtualname__ = "kolla_release"
 #: Seconds that a check of a service, in a container of its own, may take.
 CHECK_TIMEOUT = 180
+#: Exit status of coreutils' `timeout`.
+TIMED_OUT = 124
 #: Seconds until a service that was just changed has to be well.
 PATIENCE = 180
 #: GiB that have to be free where the engine keeps images and containers.
@@ -74,6 +77,7 @@ def problems(services: list[str], begun: list[str] | None = None) -> list[dict[s
     found, amid = _space(resolver, host), set(begun or ())
     # What is down behind the load balancer waits for those, or is one of them.
     unasked = {*amid, plan.BALANCER} if amid else set()
+    requires = {name: declaration["requires"] for name, declaration in resolver.declarations.items()}
     for service in resolver.enabled_services():
         for name, on in resolver.containers(service).items():
             function = resolver.declarations[service]["containers"][name].get("verify")
@@ -86,6 +90,8 @@ def problems(services: list[str], begun: list[str] | None = None) -> list[dict[s
                 for text in _asked(obstacles)
             ]
         if service in services and resolver.is_primary(service):
+            if amid & {plan.BALANCER, *needed_by(service, requires)}:
+                continue  # its programs would find no database
             for check in resolver.declarations[service]["upgrade"]["checks"]:
                 if check["release"] == "old" and service in amid:
                     continue
@@ -146,7 +152,9 @@ def _check(resolver: Any, host: str, service: str, check: dict[str, Any]) -> lis
         if check["release"] == "old":
             if __salt__["kolla_container.state"](check["container"]) != "running":
                 return []  # who looks at containers says so
-            done = __salt__["kolla_container.exec"](check["container"], command, user=check["user"], check=False)
+            # Without a database many of them wait for ever.
+            limited = ["timeout", str(CHECK_TIMEOUT), *command]
+            done = __salt__["kolla_container.exec"](check["container"], limited, user=check["user"], check=False)
             status, output = done["exit_status"], done["output"]
         else:
             spec = expand.run_once_spec(resolver, service, {"container": check["container"]}, runtime.facts())
@@ -164,6 +172,8 @@ def _check(resolver: Any, host: str, service: str, check: dict[str, Any]) -> lis
     if status in check["accept"]:
         return []
     last = " / ".join(line.strip() for line in output.strip().splitlines()[-6:])
+    if status == TIMED_OUT:
+        last = f"nothing within {CHECK_TIMEOUT} s, so it was ended; {last}"
     return [
         prechecks.Finding(
             host, shown, "error", f"`{' '.join(command)}` says: {last or f'exit status {status}'}",

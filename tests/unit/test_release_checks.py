@@ -1,0 +1,83 @@
+"""Which services' own checks run before an upgrade, and what is said of one that gives no answer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from kolla_salt import declarations, site
+from kolla_salt.context import Resolver
+from kolla_salt.modules import kolla_release as module
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def resolver(tmp_path_factory):
+    cache = tmp_path_factory.mktemp("cache")
+    formula = declarations.load(cache=cache)
+    data = yaml.safe_load((ROOT / "tests/data/scenarios/aio.yaml").read_text())
+    passwords = {name: "x" for declaration in formula.values() for name in declaration["passwords"]}
+    whole = site.Site(data["globals"], data["topology"], passwords, {})
+    return Resolver(formula, site.host_pillar(whole, formula, "ctl1"), "ctl1", cache=cache)
+
+
+@pytest.fixture
+def host(resolver, monkeypatch):
+    """A host on which all runs well; ``asked`` takes what is executed in which container."""
+    asked: list[tuple[str, list[str]]] = []
+    answer = {"exit_status": 0, "output": ""}
+
+    def execute(name, command, user=None, check=True):
+        asked.append((name, command))
+        return answer
+
+    class Calls(dict):
+        def __missing__(self, name):
+            return lambda *args, **kwargs: {"findings": [], "output": ""}
+
+    calls = Calls(
+        {
+            "kolla_container.state": lambda name: "running",
+            "kolla_container.exec": execute,
+            "kolla_check.resources": lambda: {"disk_free": 100.0, "disk_path": "/"},
+            "kolla_db.size": lambda: 0,
+        }
+    )
+    for name, value in (("__salt__", calls), ("__opts__", {"id": "ctl1"})):
+        monkeypatch.setattr(module, name, value, raising=False)
+    monkeypatch.setattr(module, "_resolver", lambda: resolver)
+    monkeypatch.setattr(module.runtime, "facts", dict)
+    monkeypatch.setattr(module.expand, "run_once_spec", lambda *args: {})
+    return asked, answer
+
+
+def checked(host, services, begun=()):
+    asked, _ = host
+    asked.clear()
+    assert module.problems(services, list(begun)) == []
+    return {name for name, _ in asked}
+
+
+def test_an_upgrade_asks_the_old_release_of_each_service_about_its_schema(host):
+    assert {"keystone", "glance_api"} <= checked(host, ["keystone", "glance"])
+
+
+@pytest.mark.parametrize("down", ["loadbalancer", "mariadb"])
+def test_a_service_is_not_asked_while_what_its_database_is_reached_through_was_left_down(host, down):
+    assert checked(host, ["keystone", "glance"], [down]) == set()
+
+
+def test_a_service_is_not_asked_while_one_that_it_needs_was_left_down(host):
+    assert checked(host, ["keystone", "glance"], ["keystone"]) == set()
+    assert checked(host, ["keystone", "glance"], ["glance"]) == {"keystone"}
+
+
+def test_a_check_that_gives_no_answer_is_ended_and_named(host):
+    asked, answer = host
+    answer.update(exit_status=module.TIMED_OUT, output="connecting\n")
+    [found] = module.problems(["glance"])
+    assert f"nothing within {module.CHECK_TIMEOUT} s, so it was ended; connecting" in found["found"]
+    assert asked[0][1][:2] == ["timeout", str(module.CHECK_TIMEOUT)]
