@@ -157,6 +157,7 @@ class Cluster:
         """Cut the power of several nodes in the same moment."""
         firsts = [one.pid for name in names for one in node.find_nodes(self.paths).get(name, [])]
         moment = time.monotonic()
+        node.unplug(*names)
         for pid in firsts:
             os.kill(pid, signal.SIGKILL)
         for name in names:

@@ -314,8 +314,22 @@ def connect(node: Node, running: Running) -> None:
         host.run([*enter, "ip", "route", "replace", "default", "via", topo.HOST_API], doing, check=False)
 
 
+def unplug(*names: str) -> None:
+    """Take the host's ends of the network cards of nodes ``names`` down."""
+    for name in names:
+        for nic in range(len(topo.BRIDGES)):
+            # Gone, where the node is not there.
+            card = Node(name, 0).interface(nic)
+            host.run(["ip", "link", "set", "dev", card, "down"], f"unplug {name}", check=False)
+
+
 def kill(paths: Paths, name: str) -> bool:
-    """Kill node ``name`` as if its power were cut; return whether it ran. Its files stay."""
+    """Kill node ``name`` as if its power were cut; return whether it ran. Its files stay.
+
+    Its network goes first: the kernel would say goodbye to every peer of a process that is killed, which a machine that
+    loses its power does not.
+    """
+    unplug(name)
 
     def pids() -> list[int]:
         table = list(host.processes())
