@@ -36,17 +36,17 @@ done
     apt-get -qq install -y --no-install-recommends $tools"
 part lint make -s lint
 unit="not engine and not cloud and not salt and not ha and not upgrade"
-part unit pytest -q -n 2 --ignore=tests/unit/availability -m "$unit"
+part unit pytest -q --durations=10 -n 2 --ignore=tests/unit/availability -m "$unit"
 # It measures tenths of a second: nothing beside it.
 part unit-probe pytest -q tests/unit/availability -m "$unit"
 # A cloud that is there already would be tested as it is: begin with none.
 part sandbox-down kolla-salt sandbox down
 if part images kolla-salt images ensure && part sandbox-up kolla-salt sandbox up --nodes 1; then
     # They wait most of the time: for a master, a container, a database.
-    part salt-and-engine pytest -q -n 4 --dist loadfile --ignore=tests/engine/test_galera_cluster.py -m "salt or engine"
+    part salt-and-engine pytest -q --durations=40 -n 4 --dist loadfile --ignore=tests/engine/test_galera_cluster.py -m "salt or engine"
     # Its members lose sight of each other where others take the processor.
-    part galera pytest -q tests/engine/test_galera_cluster.py
-    part cloud pytest -q -x -m cloud
+    part galera pytest -q --durations=10 tests/engine/test_galera_cluster.py
+    part cloud pytest -q --durations=30 -x -m cloud
 else
     echo "   the tests that need an engine or a cloud did not run, since there is no sandbox"
 fi

@@ -17,7 +17,7 @@ from kolla_salt.cli.look import Cloud
 from kolla_salt.cli.node_job import Job, Task
 from kolla_salt.cli.plan import survey
 from kolla_salt.cloud_api import CloudError, same_host
-from kolla_salt.prediction import summary
+from kolla_salt.prediction import balanced_by, summary
 
 #: Seconds in which the parts of a cluster have to be whole again after a host came back.
 WHOLE_TIMEOUT = 180
@@ -280,7 +280,7 @@ def _quorum(job: Job) -> list[str]:
                     f"without {job.host} {view.plural(len(said), 'queue')} would lose the majority "
                     f"({', '.join(said[:5])}); expected a third member of each: kolla-salt deploy rabbitmq"
                 )
-    balancers = _balancers(job)
+    balancers = balanced_by(job.cloud.resolver)
     if job.host in balancers:
         left = [name for name in balancers if name != job.host and name in job.present]
         if not left:
@@ -302,13 +302,6 @@ def _broker(job: Job, hosts: Sequence[str]) -> dict[str, bool]:
             if isinstance(said, dict):
                 return {member: bool(data["running"]) for member, data in said["nodes"].items()}
     return {}
-
-
-def _balancers(job: Job) -> list[str]:
-    resolver = job.cloud.resolver
-    if not resolver.enabled("loadbalancer") or not resolver.value("enable_haproxy"):
-        return []
-    return resolver.hosts("loadbalancer")
 
 
 def _drain_servers(job: Job) -> list[Task]:
@@ -416,7 +409,7 @@ def _own_servers(job: Job, balancers: Sequence[str]) -> dict[str, dict[str, str]
 def _drain_balanced(job: Job) -> list[Task]:
     from kolla_salt import haproxy
 
-    balancers = _balancers(job)
+    balancers = balanced_by(job.cloud.resolver)
     tasks = []
     passive = {
         haproxy.backend(entry["entry"])
@@ -480,7 +473,7 @@ def undrain(args: argparse.Namespace) -> int:
     job = Job(args)
     job.known()
     resolver, tasks = job.cloud.resolver, []
-    balancers = _balancers(job)
+    balancers = balanced_by(job.cloud.resolver)
     own = _own_servers(job, balancers)
     out = sorted({target for found in own.values() for target, status in found.items() if haproxy.is_out(status)})
     if out:
@@ -634,7 +627,7 @@ def _still_serves(job: Job) -> list[str]:
             found.append(f"its {handover.kind} has {view.plural(len(serves), handover.word)}")
         elif handover.agent and handover.agent["admin_state_up"] and handover.agent["alive"]:
             found.append(f"its {handover.kind} may be given {handover.word}s")
-    own = _own_servers(job, [name for name in _balancers(job) if name != job.host])
+    own = _own_servers(job, [name for name in balanced_by(job.cloud.resolver) if name != job.host])
     asked = sorted({target for targets in own.values() for target, status in targets.items() if haproxy.is_up(status)})
     if asked:
         found.append(f"the load balancers send it requests ({', '.join(asked[:5])})")

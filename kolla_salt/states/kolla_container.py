@@ -56,13 +56,18 @@ def running(name: str, **spec: Any) -> dict[str, Any]:
 
 def _files_to_come(directory: str) -> list[str]:
     """Return the files of a configuration directory, relative, that a prediction says will be written."""
-    directory = directory.rstrip("/")
     found = []
     for tag, result in (globals().get("__running__") or {}).items():
         module, _, path, *_ = tag.split("_|-")
-        if module == "kolla_config" and result.get("changes") and directory and path.startswith(f"{directory}/"):
-            found.append(path.removeprefix(f"{directory}/"))
+        if module == "kolla_config" and result.get("changes") and (file := _inside(directory, path)):
+            found.append(file)
     return sorted(found)
+
+
+def _inside(directory: str, path: str) -> str:
+    """Return the part of a path below a directory, or nothing if it is not below it."""
+    directory = directory.rstrip("/")
+    return path.removeprefix(f"{directory}/") if directory and path.startswith(f"{directory}/") else ""
 
 
 def ran(name: str, stamp: str | None = None, force: bool = False, timeout: int = 600, **spec: Any) -> dict[str, Any]:
@@ -244,8 +249,8 @@ def _changes_watched(kwargs: dict[str, Any]) -> tuple[list[str], list[str]]:
         if not results.get(tag, {}).get("changes"):
             continue
         path = str(low.get("path") or low["name"])
-        if directory and path.startswith(f"{directory}/"):
-            files.append(path.removeprefix(f"{directory}/"))
+        if file := _inside(directory, path):
+            files.append(file)
         elif path.rstrip("/") != directory:
             others.append(low["__id__"])
     return files, others
