@@ -105,3 +105,14 @@ def test_daemons_among_the_nodes_processes(monkeypatch: pytest.MonkeyPatch) -> N
     assert node.daemon_pids(Running(100, "d", True), []) == {"dockerd": 120, "minion": 130}
     monkeypatch.setattr(node, "processes_in", lambda *_: {1: inside[1]})
     assert node.daemon_pids(Running(100, "d", True), []) == {"dockerd": None, "minion": None}
+
+
+def test_a_killed_node_loses_its_network_before_its_processes(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    monkeypatch.setattr(node.host, "run", lambda command, *_, **__: done.append(" ".join(command)))
+    monkeypatch.setattr(node.host, "kill_all", lambda *_, **__: done.append("killed") or 1)
+    monkeypatch.setattr(node.host, "remove_cgroup", lambda *_: None)
+    monkeypatch.setattr(node, "find_nodes", lambda _: {})
+    assert node.kill(paths, "node2")
+    cards = [f"ip link set dev ks-node2-{nic} down" for nic in range(3)]
+    assert done == [*cards, "killed"]
