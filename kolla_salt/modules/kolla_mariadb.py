@@ -443,12 +443,13 @@ def stop_obstacles() -> list[str]:
 
 
 def let_others_leave(patience: float = 15.0) -> int:
-    """Wait on the first host of the group until the others have left the cluster, so that this member is the last one.
+    """Wait until the members after this one, in the order of the group's hosts, have left the cluster.
 
-    A deployment begins on the first host, and can start a stopped cluster there only if it left last.
+    So the first host's is the last one: a deployment begins there, and can start a stopped cluster only where it was
+    left last. And no two leave in the same moment: to those that stay, that may look as if they were cut off.
 
     :param patience: seconds after which nobody else is believed to leave.
-    :returns: how many members are left, this one included; 0 if it is in no cluster, or not the first host.
+    :returns: how many members are left, this one included; 0 if it is in no cluster.
 
     CLI Example:
 
@@ -457,13 +458,15 @@ def let_others_leave(patience: float = 15.0) -> int:
         salt ctl1 kolla_mariadb.let_others_leave
     """
     with _errors():
-        if not _others() or not _resolver().is_primary("mariadb") or not _running():
+        members = _resolver().hosts("mariadb")
+        if len(members) < 2 or __opts__["id"] not in members or not _running():
             return 0
+        position = members.index(__opts__["id"]) + 1
         size, since = 0, time.monotonic()
         while True:
             own = _ask_once(_server())
             left = own["size"] if own and galera.is_primary(own) else 0
-            if left <= 1:
+            if left <= position:
                 return left
             if left != size:
                 size, since = left, time.monotonic()

@@ -357,16 +357,20 @@ def test_all_stopped_in_order_start_from_the_last_one(cloud):
     assert cloud.rows() == rows
 
 
-def test_the_first_host_lets_the_others_leave_so_that_a_deployment_starts_the_cluster_again(cloud):
+def test_members_leave_one_after_the_other_so_that_a_deployment_starts_the_cluster_again_on_the_first_host(cloud):
     rows = cloud.rows()
-    leaving = [
-        threading.Thread(target=lambda host=cloud.hosts[name]: (time.sleep(1), host.stop("mariadb")))
-        for name in ("ctl2", "ctl3")
-    ]
-    for thread in leaving:
+
+    def leaves(name):
+        thread = threading.Thread(target=lambda: (time.sleep(1), cloud.hosts[name].stop("mariadb")))
         thread.start()
+        return thread
+
+    cloud.on("ctl3")
+    assert kolla_mariadb.let_others_leave() == 3
+    leaving = [leaves("ctl3")]
     cloud.on("ctl2")
-    assert kolla_mariadb.let_others_leave() == 0
+    assert kolla_mariadb.let_others_leave() == 2
+    leaving.append(leaves("ctl2"))
     cloud.on("ctl1")
     assert kolla_mariadb.let_others_leave() == 1
     cloud.hosts["ctl1"].stop("mariadb")
