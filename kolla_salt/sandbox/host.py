@@ -18,6 +18,8 @@ from typing import Any
 
 from kolla_salt.sandbox.errors import SandboxError
 
+#: The keys that Debian's packages are signed with: Ubuntu's apt does not know them.
+KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 # Tool on the PATH (or file): Debian and Ubuntu package that has it.
 TOOLS = {
     "ip": "iproute2",
@@ -27,7 +29,7 @@ TOOLS = {
     "mount": "mount",
     "mmdebstrap": "mmdebstrap",
     "ethtool": "ethtool",
-    "/usr/share/keyrings/debian-archive-keyring.gpg": "debian-archive-keyring",
+    KEYRING: "debian-archive-keyring",
 }
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from kolla_salt.sandbox.errors import SandboxError
-from kolla_salt.sandbox.host import locked, remove_tree, run, write_file
+from kolla_salt.sandbox.host import KEYRING, locked, remove_tree, run, write_file
 
 SUITE = "trixie"
 PYTHON_TAG = "cp313"
@@ -172,6 +172,7 @@ def ensure_base(cache: Path, say: Say) -> Path:
         "--variant=minbase",
         "--format=directory",
         f"--include={','.join(PACKAGES)}",
+        f"--keyring={KEYRING}",
     ]
     command += [f"--aptopt={option}" for option in options]
     command += [
