@@ -1,10 +1,12 @@
 """The guest's ramdisk, without fetching anything."""
 
 import gzip
+import lzma
 import shutil
 import subprocess
 
 import pytest
+import zstandard
 
 from kolla_salt import guest
 
@@ -25,6 +27,21 @@ def test_modules_come_after_what_they_need():
         "net_failover",
         "virtio_net",
     ]
+
+
+@pytest.mark.parametrize(
+    ("ending", "packed"),
+    [
+        ("", lambda data: data),
+        (".gz", gzip.compress),
+        (".xz", lzma.compress),
+        (".zst", zstandard.ZstdCompressor(write_content_size=False).compress),
+    ],
+)
+def test_modules_are_read_however_a_distribution_packs_them(tmp_path, ending, packed):
+    path = tmp_path / f"virtio_net.ko{ending}"
+    path.write_bytes(packed(module("net_failover")))
+    assert guest._plain_module(path) == module("net_failover")
 
 
 def test_the_packages_behind_a_meta_package_are_found():
