@@ -74,7 +74,8 @@ def problems(services: list[str], begun: list[str] | None = None) -> list[dict[s
         salt node1 kolla_release.problems '[glance]'
     """
     resolver, host = _resolver(), __opts__["id"]
-    found, amid = _space(resolver, host), set(begun or ())
+    amid = set(begun or ())
+    found = _space(resolver, host, asks=not amid & {plan.BALANCER, plan.DATABASE})
     # What is down behind the load balancer waits for those, or is one of them.
     unasked = {*amid, plan.BALANCER} if amid else set()
     requires = {name: declaration["requires"] for name, declaration in resolver.declarations.items()}
@@ -118,7 +119,8 @@ def _of_member(host: str, name: str, function: str) -> list[prechecks.Finding]:
     ]
 
 
-def _space(resolver: Any, host: str) -> list[prechecks.Finding]:
+def _space(resolver: Any, host: str, asks: bool) -> list[prechecks.Finding]:
+    """Return what speaks against the room on this host; the database is only asked how large it is if it can answer."""
     facts = __salt__["kolla_check.resources"]()
     found = []
     if facts["disk_free"] < LEAST_FREE:
@@ -129,7 +131,7 @@ def _space(resolver: Any, host: str) -> list[prechecks.Finding]:
                 "kolla-salt upgrade --finish drops those of an earlier upgrade; docker image prune",
             )
         )  # fmt: skip
-    if not (resolver.enabled(plan.DATABASE) and resolver.hosts(plan.DATABASE)[:1] == [host]):
+    if not (asks and resolver.enabled(plan.DATABASE) and resolver.hosts(plan.DATABASE)[:1] == [host]):
         return found
     path = next(p for p in (snapshots.ROOT, *snapshots.ROOT.parents) if p.exists())
     try:

@@ -43,7 +43,7 @@ def host(resolver, monkeypatch):
             "kolla_container.state": lambda name: "running",
             "kolla_container.exec": execute,
             "kolla_check.resources": lambda: {"disk_free": 100.0, "disk_path": "/"},
-            "kolla_db.size": lambda: 0,
+            "kolla_db.size": lambda: asked.append(("kolla_db.size", [])) or 0,
         }
     )
     for name, value in (("__salt__", calls), ("__opts__", {"id": "ctl1"})):
@@ -62,17 +62,17 @@ def checked(host, services, begun=()):
 
 
 def test_an_upgrade_asks_the_old_release_of_each_service_about_its_schema(host):
-    assert {"keystone", "glance_api"} <= checked(host, ["keystone", "glance"])
+    assert {"keystone", "glance_api", "kolla_db.size"} <= checked(host, ["keystone", "glance"])
 
 
 @pytest.mark.parametrize("down", ["loadbalancer", "mariadb"])
-def test_a_service_is_not_asked_while_what_its_database_is_reached_through_was_left_down(host, down):
+def test_nobody_is_asked_while_what_the_database_is_reached_through_was_left_down(host, down):
     assert checked(host, ["keystone", "glance"], [down]) == set()
 
 
 def test_a_service_is_not_asked_while_one_that_it_needs_was_left_down(host):
-    assert checked(host, ["keystone", "glance"], ["keystone"]) == set()
-    assert checked(host, ["keystone", "glance"], ["glance"]) == {"keystone"}
+    assert checked(host, ["keystone", "glance"], ["keystone"]) == {"kolla_db.size"}
+    assert checked(host, ["keystone", "glance"], ["glance"]) == {"kolla_db.size", "keystone"}
 
 
 def test_a_check_that_gives_no_answer_is_ended_and_named(host):
@@ -80,4 +80,4 @@ def test_a_check_that_gives_no_answer_is_ended_and_named(host):
     answer.update(exit_status=module.TIMED_OUT, output="connecting\n")
     [found] = module.problems(["glance"])
     assert f"nothing within {module.CHECK_TIMEOUT} s, so it was ended; connecting" in found["found"]
-    assert asked[0][1][:2] == ["timeout", str(module.CHECK_TIMEOUT)]
+    assert asked[-1][1][:2] == ["timeout", str(module.CHECK_TIMEOUT)]
