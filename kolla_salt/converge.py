@@ -24,6 +24,8 @@ from kolla_salt.outcome import cut
 
 Changes = dict[str, dict[str, Any]]
 
+#: What the old value of a change begins with where a prediction could not find it out: its server is down, say.
+UNKNOWN = "unknown: "
 #: Salt replaces the changes of a job whose return is larger than 1 MB; values in `changes` are for people.
 LONGEST_VALUE = 16_000
 
@@ -110,3 +112,10 @@ def _details(changes: Changes) -> str:
     parts = [f"{field} is {value.get('old')!r}, declared is {value.get('new')!r}" for field, value in changes.items()]
     text = "; ".join(parts)
     return text if len(text) <= 2000 else text[:2000] + " ..."
+
+
+def is_known(changes: Changes) -> bool:
+    """Return whether any of a state's changes is one that was found out, not only supposed."""
+    return any(
+        not (isinstance(change, dict) and str(change.get("old")).startswith(UNKNOWN)) for change in changes.values()
+    )

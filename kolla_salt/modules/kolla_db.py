@@ -12,7 +12,7 @@ from typing import Any
 
 from salt.exceptions import CommandExecutionError
 
-from kolla_salt import database, expand, runtime, snapshots
+from kolla_salt import converge, database, expand, runtime, snapshots
 from kolla_salt.context import ContextError, Resolver
 from kolla_salt.declarations import write_atomically
 
@@ -83,7 +83,7 @@ def _answers(timeout: float) -> str | None:
             server.wait(0)
         except database.Unreachable as err:
             known = _unreachable(err)
-    return None if known is None else f"unknown: {known}"
+    return None if known is None else f"{converge.UNKNOWN}{known}"
 
 
 def wait(timeout: float = TIMEOUT) -> str:

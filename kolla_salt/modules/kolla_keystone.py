@@ -9,7 +9,7 @@ from typing import Any
 
 from salt.exceptions import CommandExecutionError
 
-from kolla_salt import identity, paths, runtime
+from kolla_salt import converge, identity, paths, runtime
 from kolla_salt.context import ContextError, Resolver
 from kolla_salt.declarations import nearest
 
@@ -84,7 +84,7 @@ def _silent() -> str | None:
 
 def _predicted(wanted: identity.Registration, reason: str) -> Changes:
     """Return what would be registered in a Keystone that nobody has seen yet."""
-    old = f"unknown: {reason}"
+    old = f"{converge.UNKNOWN}{reason}"
     changes: Changes = {f"role {role}": {"old": old, "new": role} for role in wanted.roles}
     for account in wanted.accounts:
         if account.domain:

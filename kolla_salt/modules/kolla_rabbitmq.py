@@ -11,7 +11,7 @@ from typing import Any
 
 from salt.exceptions import CommandExecutionError
 
-from kolla_salt import broker, runtime
+from kolla_salt import broker, converge, runtime
 from kolla_salt.context import ContextError, Resolver, url_host
 
 __virtualname__ = "kolla_rabbitmq"
@@ -84,7 +84,7 @@ def _silent(timeout: float) -> str | None:
         try:
             client.wait(0)
         except broker.Unreachable as err:
-            __context__[_KEY]["silent"] = f"unknown: {err}"
+            __context__[_KEY]["silent"] = f"{converge.UNKNOWN}{err}"
     return __context__[_KEY]["silent"]
 
 

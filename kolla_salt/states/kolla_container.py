@@ -213,10 +213,12 @@ def mod_watch(name: str, sfun: str = "running", **kwargs: Any) -> dict[str, Any]
 
     * ``running``: its own files need nothing here, since ``running`` compares them by their digest; in a prediction
       they are taken as changed, because they are not written yet. Any other watched change means a restart.
-    * ``ran`` runs again; ``executed`` runs its command again.
+    * ``ran`` runs again; ``executed`` runs its command again. In a prediction, what could not be found out (a schema's
+      database is down) is no change for ``ran``: where it has run before, there most likely is none.
     """
     if sfun == "ran":
-        return ran(name, **{**_arguments(kwargs), "force": True})
+        force = not __opts__["test"] or any(_converge.is_known(changes) for changes in _watched(kwargs).values())
+        return ran(name, **{**_arguments(kwargs), "force": force})
     if sfun != "running":
         function = {"executed": executed, "absent": absent, "stopped": stopped, "healthy": healthy}.get(sfun)
         if function is None:
@@ -242,15 +244,20 @@ def mod_watch(name: str, sfun: str = "running", **kwargs: Any) -> dict[str, Any]
 def _changes_watched(kwargs: dict[str, Any]) -> tuple[list[str], list[str]]:
     """Return the changed files of the configuration directory, relative, and the IDs of other changed states."""
     directory = str(kwargs.get("config_dir") or "").rstrip("/")
-    results = globals().get("__running__") or {}
     files, others = [], []
-    for low in (kwargs.get("__reqs__") or {}).get("watch", []):
-        tag = f"{low['state']}_|-{low['__id__']}_|-{low['name']}_|-{low['fun']}"
-        if not results.get(tag, {}).get("changes"):
-            continue
-        path = str(low.get("path") or low["name"])
+    for name, path in _watched(kwargs):
         if file := _inside(directory, path):
             files.append(file)
         elif path.rstrip("/") != directory:
-            others.append(low["__id__"])
+            others.append(name)
     return files, others
+
+
+def _watched(kwargs: dict[str, Any]) -> dict[tuple[str, str], dict[str, Any]]:
+    """Return the changes of watched states, by the ID and the path (or name) of each."""
+    results, found = globals().get("__running__") or {}, {}
+    for low in (kwargs.get("__reqs__") or {}).get("watch", []):
+        tag = f"{low['state']}_|-{low['__id__']}_|-{low['name']}_|-{low['fun']}"
+        if changes := results.get(tag, {}).get("changes"):
+            found[low["__id__"], str(low.get("path") or low["name"])] = changes
+    return found

@@ -49,3 +49,27 @@ def test_without_a_prediction_files_are_what_they_are(compared, monkeypatch):
 def test_a_container_without_a_folder_of_configuration_has_no_such_files(compared):
     states.running("web", image="i")
     assert compared == [{"image": "i"}]
+
+
+@pytest.mark.parametrize(
+    ("test", "old", "runs"),
+    [
+        (True, "absent", True),
+        (True, "unknown: the database server does not answer", False),
+        (False, "unknown: the database server does not answer", True),
+    ],
+)
+def test_a_step_is_not_predicted_to_run_again_for_a_database_that_could_not_be_asked(monkeypatch, test, old, runs):
+    results = {"kolla_db_|-web_|-web_|-database_present": {"changes": {"schema": {"old": old, "new": "web"}}}}
+    forced = []
+
+    def diff(name, stamp=None, force=False, **spec):
+        forced.append(force)
+        return {}
+
+    monkeypatch.setattr(states, "__salt__", {"kolla_container.ran_diff": diff}, raising=False)
+    monkeypatch.setattr(states, "__opts__", {"test": test}, raising=False)
+    monkeypatch.setattr(states, "__running__", results, raising=False)
+    low = {"state": "kolla_db", "__id__": "web", "name": "web", "fun": "database_present"}
+    states.mod_watch("bootstrap_web", sfun="ran", image="i", __reqs__={"watch": [low]})
+    assert forced == [runs]
