@@ -344,6 +344,7 @@ def partition(run: Run) -> None:
     # against the minority.
     probe.mark("cut")
     moment = began = cluster.cut(name, silently)
+    cut_off = time.monotonic()
     said = publish(cluster, name)
     run.expect(said["confirmed"] is False, "a message to the broker that was cut off", said, "not confirmed")
     parts.settle(probe, 60, calm=5)
@@ -353,7 +354,7 @@ def partition(run: Run) -> None:
     run.expect(said["confirmed"] is False, "a message to the broker, later", said, "not confirmed")
     run.note(f"the broker that was cut off says: {said.get('why')}")
     parts.apis_back(run, probe.stop(), "cut", "every API answers again")
-    inside = [number for number, when in list(inner.acknowledged.items()) if when > moment + 0.1]
+    inside = [number for number, when in list(inner.acknowledged.items()) if when > cut_off + 0.1]
     run.expect(not inside, "rows that the minority acknowledged", len(inside), "none")
     outside = [when for when in list(outer.acknowledged.values()) if when > moment]
     run.figure("the majority writes again", min(outside) - moment if outside else None, must=20, aim=8)
