@@ -85,7 +85,7 @@ def problems(services: list[str], begun: list[str] | None = None) -> list[dict[s
             if on and function and service not in unasked and __salt__["kolla_container.state"](name) != "absent":
                 found += _of_member(host, name, function)
         obstacles = f"kolla_{service}.upgrade_obstacles"
-        if service in services and resolver.placed(service) and obstacles in __salt__:
+        if service in services and service not in unasked and resolver.placed(service) and obstacles in __salt__:
             found += [
                 prechecks.Finding(host, service, "error", text, "nothing that speaks against it", "see above")
                 for text in _asked(obstacles)

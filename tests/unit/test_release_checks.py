@@ -43,6 +43,7 @@ def host(resolver, monkeypatch):
             "kolla_container.state": lambda name: "running",
             "kolla_container.exec": execute,
             "kolla_check.resources": lambda: {"disk_free": 100.0, "disk_path": "/"},
+            "kolla_rabbitmq.upgrade_obstacles": lambda: asked.append(("kolla_rabbitmq.upgrade_obstacles", [])) or [],
             "kolla_db.size": lambda: asked.append(("kolla_db.size", [])) or 0,
         }
     )
@@ -81,3 +82,10 @@ def test_a_check_that_gives_no_answer_is_ended_and_named(host):
     [found] = module.problems(["glance"])
     assert f"nothing within {module.CHECK_TIMEOUT} s, so it was ended; connecting" in found["found"]
     assert asked[-1][1][:2] == ["timeout", str(module.CHECK_TIMEOUT)]
+
+
+def test_a_broker_that_was_left_down_is_not_asked_for_its_feature_flags_again(host):
+    obstacles = "kolla_rabbitmq.upgrade_obstacles"
+    assert obstacles in checked(host, ["rabbitmq"])
+    assert obstacles in checked(host, ["rabbitmq"], ["mariadb"])
+    assert obstacles not in checked(host, ["rabbitmq"], ["rabbitmq"])
