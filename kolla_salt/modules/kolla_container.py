@@ -1879,7 +1879,7 @@ def inspect(name: str) -> dict[str, Any] | None:
     """
     engine = _engine()
     try:
-        found = engine.container(name)
+        found = engine.inspect(name)
         if found is None:
             return None
         image = engine.image(found["Image"])
@@ -1908,7 +1908,7 @@ def state(name: str) -> str:
         salt '*' kolla_container.state keystone
     """
     try:
-        found = _engine().container(name)
+        found = _engine().inspect(name)
     except EngineError as error:
         raise _failure(error, f"looking at container {name}") from error
     return _container.state_of(found) if found else "absent"
@@ -1927,7 +1927,7 @@ def health(name: str) -> str:
         salt '*' kolla_container.health keystone
     """
     try:
-        found = _engine().container(name)
+        found = _engine().inspect(name)
     except EngineError as error:
         raise _failure(error, f"looking at container {name}") from error
     if found is None:

@@ -41,6 +41,19 @@ def deployed(minion, name, spec):
 # ---------------------------------------------------------------- running
 
 
+def test_a_container_that_a_parallel_state_has_made_is_there_for_a_job_that_had_listed_all_before(minion, name, spec):
+    minion.job().list()
+    if not (child := os.fork()):
+        try:
+            minion.deploy(name, **spec)
+        except BaseException:
+            os._exit(1)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    assert minion.state(name) == minion.inspect(name)["state"] == "running"
+    assert minion.health(name) == "healthy"
+
+
 def test_an_absent_container_is_predicted_then_created_and_then_left_alone(minion, name, spec):
     predicted = minion.converge("running", name, test=True, **spec)
     assert predicted["result"] is None
