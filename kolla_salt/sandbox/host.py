@@ -607,5 +607,5 @@ def remove_tree(directory: Path) -> None:
     # `rm` is several times faster than shutil.rmtree on an engine's data; it stays on one file system, twice safe.
     command = ["rm", "-rf", "--one-file-system", "--", str(directory)]
     # A command that somebody still runs there may write while it is removed.
-    run(command, f"remove {directory}", timeout=900, check=False)
-    run(command, f"remove {directory}", timeout=900, mend=f"end what still writes there: fuser -v {directory}")
+    if run(command, f"remove {directory}", timeout=900, check=False).returncode:
+        run(command, f"remove {directory}", timeout=900, mend=f"end what still writes there: fuser -v {directory}")
