@@ -723,10 +723,13 @@ def test_healthy_waits_for_the_health_check(minion, name, images, engine_kind):
     if engine_kind == "podman" and not os.path.isdir("/run/systemd/system"):
         pytest.skip("podman runs health checks by systemd timers, and systemd does not run here")
     check = {"test": ["CMD", "test", "-e", "/tmp/ok"], "interval": 1, "timeout": 5, "retries": 1}
-    spec = {"image": images[0], "command": ["sh", "-c", "sleep 1; echo > /tmp/ok; sleep 100"], "healthcheck": check}
+    spec = {"image": images[0], "command": ["sleep", "100"], "healthcheck": check}
     assert minion.converge("running", name, **spec)["result"] is True
     assert minion.converge("healthy", name, test=True)["result"] is None
-    ret = minion.converge("healthy", name, timeout=20)
+    later = threading.Timer(3, minion.exec, [name, ["sh", "-c", "echo > /tmp/ok"]])
+    later.start()
+    ret = minion.converge("healthy", name, timeout=30)
+    later.join()
     assert ret["result"] is True, ret["comment"]
     assert ret["changes"]["health"]["new"] == "healthy"
     assert minion.converge("healthy", name)["changes"] == {}
