@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kolla_salt import outcome, runs
+from kolla_salt import outcome, runs, upgrade
 from kolla_salt import plan as plans
 from kolla_salt.declarations import nearest
 from kolla_salt.steps import Progress, needed_by, service_of
@@ -233,7 +233,7 @@ def headers(root: Path) -> list[dict[str, Any]]:
     """
     found = runs.headers(root)
     for header in found:
-        if header.get("continues") and (header.get("phases") or header.get("begun") or header.get("snapshots")):
+        if header.get("continues") and upgrade.began(header):
             for other in found:
                 if other["id"] in header["continues"]:
                     other["continued_by"] = header["id"]

@@ -166,11 +166,20 @@ def inherited(earlier: Sequence[Mapping[str, Any]], service: str) -> Mapping[str
     return None
 
 
+def began(header: Mapping[str, Any]) -> bool:
+    """Return whether an upgrade has begun to change a service; what was refused, or killed before, has not.
+
+    Args:
+        header: of its run record.
+    """
+    return any(header.get(field) for field in ("begun", "phases", "snapshots"))
+
+
 def waiting(headers: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return the ids of the upgrades of which containers, configuration or snapshots of before are still kept."""
     found: list[str] = []
     for header in headers:
-        if header.get("verb") == "upgrade" and (header.get("snapshots") or header.get("phases")):
+        if header.get("verb") == VERB and began(header):
             found.append(str(header["id"]))
         if header.get("verb") == "rollback" and header.get("result") == "ok" and header.get("of") in found:
             found.remove(header["of"])

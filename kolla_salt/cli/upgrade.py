@@ -82,7 +82,7 @@ def _further(headers: list[dict[str, Any]], services: list[str]) -> list[str]:
     """Return what can be done after the newest upgrade."""
     tried = [header for header in headers if header.get("verb") == rules.VERB]
     # One that was refused has changed nothing, and leaves what those before it have begun.
-    last = next((header for header in reversed(tried) if header.get("phases") or header.get("snapshots")), None)
+    last = next((header for header in reversed(tried) if rules.began(header)), None)
     ended = bool(tried) and tried[-1].get("result") == "ok"
     if last is None or (ended and last is not tried[-1]):
         return []

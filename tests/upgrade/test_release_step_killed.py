@@ -15,6 +15,8 @@ import time
 import pytest
 from conftest import NEW, OLD, answer, figure, kolla_salt
 
+from kolla_salt.upgrade import began
+
 pytestmark = [pytest.mark.upgrade, pytest.mark.timeout(0)]
 
 #: How often something is killed in all; an upgrade takes as many of them as fit into it, then it is rolled back.
@@ -110,7 +112,7 @@ def killed(chance, host, most, hit):
 
 def back(cloud, earlier, kills):
     """Roll back what was begun since ``earlier`` runs: the last one, with all that it has gone on with."""
-    runs = [item["id"] for item in answer("runs", "list")["runs"] if item["id"] not in earlier and item.get("phases")]
+    runs = [item["id"] for item in answer("runs", "list")["runs"] if item["id"] not in earlier and began(item)]
     if runs:
         said = answer("rollback", max(runs), "--restore-database", status=None)
         assert said["ok"], json.dumps([kills, said], indent=1, default=str)[:4000]
