@@ -1,6 +1,6 @@
 # Two commands for a fresh Debian or Ubuntu machine, as root:
 #   make sandbox      a running cloud on this machine
-#   make test         everything that is tested, a cloud included
+#   make test         the tests, a cloud of one node included; the sandbox that is there is removed for it
 SHELL := /bin/bash
 NODES ?= 1
 PYTHON ?= python3
@@ -30,7 +30,7 @@ lint: venv
 	$(BIN)/salt-lint orch/*.sls $$(find salt -name '*.sls' -not -path 'salt/orch/*')
 
 test-unit: venv
-	$(BIN)/pytest -q -m "not engine and not cloud and not ha and not upgrade"
+	$(BIN)/pytest -q -m "not engine and not cloud and not salt and not ha and not upgrade"
 
 test: venv
 	bash scripts/test.sh
@@ -38,11 +38,11 @@ test: venv
 benchmarks: venv
 	$(BIN)/python -m benchmarks.run
 
-# One of each failure on a sandbox of three controllers; ARGS goes to pytest, e.g. ARGS='-k partition'.
+# One of each failure, on a sandbox of three controllers (made if there is none); ARGS goes to pytest, e.g. ARGS='-k partition'.
 test-ha: venv
 	bash scripts/test-ha.sh $(ARGS)
 
-# A real upgrade and the way back, in a sandbox that is made for it; e.g. OLD=2025.1 NODES=4.
+# A real upgrade and the way back, in a sandbox that is made for it; e.g. OLD=2025.2 NODES=4.
 test-upgrade: venv
 	bash scripts/test-upgrade.sh $(ARGS)
 
