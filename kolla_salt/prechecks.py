@@ -342,7 +342,8 @@ def across(
                     "error",
                     f"kolla-salt {report['version']}",
                     f"{own_version}, as on the master",
-                    f"salt-pip install kolla-salt=={own_version} on {host}, then restart salt-minion",
+                    f"salt-pip install --no-deps --upgrade . on {host}, in the master's checkout (or the pip of the "
+                    "minion's Python), then restart salt-minion",
                 )
             )
         early, late = report["time"] - received[host], report["time"] - sent

@@ -141,7 +141,8 @@ def run_smoke(args: argparse.Namespace, cloud: Any, quiet: bool = False) -> dict
         import openstack
     except ImportError as error:
         raise CliError(
-            "the smoke check needs openstacksdk, which is not installed here; pip install 'kolla-salt[client]'"
+            "the smoke check needs openstacksdk, which is not installed here; salt-pip install openstacksdk zstandard "
+            "(or the pip of this Python)"
         ) from error
     from kolla_salt import clouds, guest
     from kolla_salt import smoke as smokes

@@ -96,4 +96,4 @@ def test_a_vip_outside_its_network_is_found():
 
 def test_another_version_is_refused_with_the_command_that_mends_it():
     (finding,) = across({"a": report(version="0.9")})
-    assert "kolla-salt==1" in finding.mend
+    assert "salt-pip install --no-deps --upgrade ." in finding.mend
