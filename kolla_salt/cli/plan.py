@@ -78,6 +78,12 @@ def plan(args: argparse.Namespace) -> int:
     verb, services = getattr(args, "plan_verb", "deploy"), list(args.services)
     if services and services[0] in VERBS:
         verb = services.pop(0)
+    if verb == "upgrade" and args.limit:
+        raise CliError(
+            f"planning upgrade: found --limit {','.join(args.limit)}, expected none, since an upgrade is of all hosts "
+            "of a service; name services instead: kolla-salt plan upgrade SERVICE ...",
+            status=2,
+        )
     out: Path | None = getattr(args, "out", None)
     master = Master(args)
     cloud = Cloud(master.site)

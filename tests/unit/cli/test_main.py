@@ -123,3 +123,9 @@ def test_a_run_that_was_left_does_not_keep_the_program_from_its_end(tmp_path):
     )
     done = subprocess.run([sys.executable, str(program)], capture_output=True, text=True, timeout=15, check=False)
     assert (done.returncode, done.stdout) == (3, "said\n")
+
+
+def test_an_upgrade_is_not_planned_for_some_hosts_only(capsys):
+    assert cli.main(["plan", "upgrade", "--limit", "control1"]) == 2
+    error = capsys.readouterr().err
+    assert "--limit control1" in error and "kolla-salt plan upgrade SERVICE" in error
