@@ -1061,7 +1061,7 @@ def wait_ready(name: str, ready: dict[str, Any], timeout: float | None = None, l
         raise SaltInvocationError(f"container {name}: {error}") from error
 
     def execute(command: list[str]) -> tuple[int, str]:
-        result = exec_(name, command, check=False)
+        result = exec_(name, command, check=False, timeout=limit)
         return result["exit_status"], result["output"]
 
     limit = float(timeout or ready.get("timeout") or READY_TIMEOUT)
@@ -1784,10 +1784,10 @@ def exec_(
     :param environment: values, or ``{secret: NAME}``; never in the argument list
     :param stdin: text for the command's standard input
     :param check: raise if it ends with another status than 0
-    :param timeout: seconds without any output after which it is given up; default: option docker_client_timeout
+    :param timeout: seconds without any output after which it is given up, though it goes on in there; default: never
     :returns: ``exit_status``, ``output`` (both streams, without secrets)
     :raises SaltInvocationError: `command` is not a list
-    :raises CommandExecutionError: no such running container; with `check`, the command failed
+    :raises CommandExecutionError: no such running container; it was given up; with `check`, the command failed
 
     CLI Example:
 
@@ -1805,16 +1805,15 @@ def exec_(
         key: _secret(value["secret"]) if isinstance(value, dict) else _container.plain(value)
         for key, value in (environment or {}).items()
     }
-    engine = _engine()
     try:
-        client = engine.sdk if timeout is None else engine.new_sdk(timeout)
+        client = _engine().sdk
         created = _call(
             client, what, "exec_create", name, arguments, user=user or "", environment=values, stdin=stdin is not None
         )["Id"]
-        if stdin is None:
+        if stdin is None and timeout is None:
             raw = _call(client, what, "exec_start", created)
         else:
-            raw = _exec_with_input(client, what, created, stdin.encode())
+            raw = _exec_watched(client, what, created, stdin, timeout)
         status = _call(client, what, "exec_inspect", created)["ExitCode"]
     except EngineError as error:
         raise _failure(error, f"container {name}") from error
@@ -1826,21 +1825,34 @@ def exec_(
     return {"exit_status": status, "output": output}
 
 
-def _exec_with_input(client: Any, what: str, created: str, text: bytes) -> bytes:
+def _exec_watched(client: Any, what: str, created: str, stdin: str | None, timeout: float | None) -> bytes:
+    """Start a command with an input, or such that it is given up when it says nothing: the SDK would wait for ever."""
+    import select
     import socket as _socket
 
     from docker.utils.socket import frames_iter
 
     stream = _call(client, what, "exec_start", created, socket=True)
     raw = getattr(stream, "_sock", stream)
+    poll = select.poll()
+    said = b""
     try:
-        raw.sendall(text)
-        raw.shutdown(_socket.SHUT_WR)
-        return b"".join(data for _, data in frames_iter(stream, tty=False))
+        poll.register(raw, select.POLLIN)
+        if stdin is not None:
+            raw.sendall(stdin.encode())
+            raw.shutdown(_socket.SHUT_WR)
+        frames = frames_iter(stream, tty=False)
+        while poll.poll(None if timeout is None else timeout * 1000):
+            frame = next(frames, None)
+            if frame is None:
+                return said
+            said += frame[1]
     except OSError as error:
         raise EngineError(f"cannot {what}: {error}") from error
     finally:
         stream.close()
+        raw.close()
+    raise EngineError(f"cannot {what}: it said nothing for {timeout:g} s, so it is not waited for any longer")
 
 
 def logs(name: str, tail: int = 100) -> str:
