@@ -1273,7 +1273,7 @@ def images_missing(images: list[str]) -> list[str]:
 
 def _required(name: str, what: str) -> dict[str, Any]:
     try:
-        inspect = _engine().container(name)
+        inspect = _engine().inspect(name)
     except EngineError as error:
         raise _failure(error, f"{what} container {name}") from error
     if inspect is None:
@@ -1382,6 +1382,7 @@ def stop_many(names: list[str] | None = None, timeout: int | None = None) -> dic
 def _stop(names: list[str], timeout: int | None) -> tuple[dict[str, str], list[str]]:
     engine = _engine()
     default = int(_globals().get("docker_graceful_timeout") or _container.DEFAULTS["stop_timeout"])
+    engine.forget()  # a parallel state may have made one of them
     try:
         present = engine.containers()
         running = []

@@ -111,3 +111,10 @@ def test_a_probe_that_hangs_does_not_keep_the_wait_for_a_container_from_ending(s
     monkeypatch.setattr(module, "_trouble", lambda engine, name, what, *_: what)
     with pytest.raises(module.CommandExecutionError, match="is not ready after . s: .*nothing for 1 s"):
         module.wait_ready("web", {"exec": SILENT}, timeout=1)
+
+
+def test_a_container_that_somebody_has_made_since_all_were_listed_is_held_for_another_one(server):
+    module.list_()
+    server.containers.append("agent")
+    assert module._hold(["agent"], interrupts=True) == ["agent"]
+    assert [path for path in server.done if path.endswith("/stop")] == ["containers/agent/stop"]
