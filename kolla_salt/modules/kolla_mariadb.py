@@ -39,6 +39,8 @@ DISCONNECTED = 10.0
 STARTS = 3
 #: Seconds for which a new member lets one before it begin that has not been started yet.
 TURN = 60.0
+#: Seconds between members that give up waiting for another one to leave, so that they do not leave at once either.
+APART = 5.0
 #: Account with which the load balancer looks at a member; its name stands in the check of salt/mariadb/service.yaml.
 BALANCER_USER = "haproxy"
 
@@ -448,8 +450,8 @@ def let_others_leave(patience: float = 15.0) -> int:
     So the first host's is the last one: a deployment begins there, and can start a stopped cluster only where it was
     left last. And no two leave in the same moment: to those that stay, that may look as if they were cut off.
 
-    :param patience: seconds after which nobody else is believed to leave.
-    :returns: how many members are left, this one included; 0 if it is in no cluster.
+    :param patience: seconds after which nobody else is believed to leave; a few more for each member in between.
+    :returns: how many members are left, this one included; 0 if it is in no cluster, or does not let us ask.
 
     CLI Example:
 
@@ -462,14 +464,18 @@ def let_others_leave(patience: float = 15.0) -> int:
         if len(members) < 2 or __opts__["id"] not in members or not _running():
             return 0
         position = members.index(__opts__["id"]) + 1
-        size, since = 0, time.monotonic()
+        patience += APART * max(len(members) - position - 1, 0)
+        least, since = len(members), time.monotonic()
         while True:
-            own = _ask_once(_server())
+            try:
+                own = _ask_once(_server())
+            except database.DatabaseError:
+                own = None  # a password that is not right must not keep it from being stopped
             left = own["size"] if own and galera.is_primary(own) else 0
             if left <= position:
                 return left
-            if left != size:
-                size, since = left, time.monotonic()
+            if left < least:  # not more either: one that comes and goes is not waited for
+                least, since = left, time.monotonic()
             if time.monotonic() - since > patience:
                 return left
             time.sleep(0.3)

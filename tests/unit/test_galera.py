@@ -453,6 +453,59 @@ def test_a_member_without_container_is_the_deployments_task(host):
         kolla_mariadb.rejoin()
 
 
+@pytest.fixture
+def leaving(host, monkeypatch):
+    """Return what tells when members leave that are stopped at second 0, while the others of three go on."""
+    host.state, clock = "running", [0.0]
+    monkeypatch.setattr(kolla_mariadb.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(kolla_mariadb.time, "sleep", lambda seconds: clock.__setitem__(0, clock[0] + seconds))
+
+    def leave(*names):
+        left: dict[str, float] = {}
+
+        def ask(server):
+            # A member has left two seconds after it was let go.
+            gone = [name for name, when in left.items() if when + 2 <= clock[0]]
+            return {"cluster": "Primary", "state": "Synced", "size": len(HOSTS) - len(gone)}
+
+        monkeypatch.setattr(kolla_mariadb, "_ask_once", ask)
+        for name in reversed(names):
+            monkeypatch.setattr(kolla_mariadb, "__opts__", {"id": name, "test": False})
+            clock[0] = 0.0
+            kolla_mariadb.let_others_leave()
+            left[name] = clock[0]
+        return left
+
+    return leave
+
+
+def test_members_that_are_stopped_together_leave_one_after_the_other(leaving):
+    left = leaving("ctl1", "ctl2", "ctl3")
+    assert left["ctl3"] == 0 and left["ctl2"] < 3 and left["ctl2"] + 2 <= left["ctl1"] < 6
+
+
+def test_members_leave_one_after_the_other_also_where_one_stays(leaving):
+    left = leaving("ctl1", "ctl2")
+    assert left["ctl2"] + 2 <= left["ctl1"]
+
+
+def test_a_member_that_comes_and_goes_is_not_waited_for(host, leaving, monkeypatch):
+    sizes = iter([3, 2] * 1000)
+    monkeypatch.setattr(kolla_mariadb, "_ask_once", lambda server: {"cluster": "Primary", "size": next(sizes)})
+    assert kolla_mariadb.let_others_leave() in (2, 3)
+    assert kolla_mariadb.time.monotonic() < 30
+
+
+def test_a_member_that_refuses_our_account_is_stopped_nevertheless(host, monkeypatch):
+    host.state = "running"
+
+    def refuse(server):
+        raise kolla_mariadb.database.DatabaseError("access denied")
+
+    monkeypatch.setattr(kolla_mariadb, "_ask_once", refuse)
+    assert kolla_mariadb.let_others_leave() == 0
+
+
 def test_a_stopped_or_lonely_member_has_no_obstacles_to_being_stopped(host):
     assert kolla_mariadb.stop_obstacles() == []
     host.state = "running"
