@@ -257,8 +257,13 @@ def _plain_module(path: Path) -> bytes:
     if path.suffix == ".gz":
         return gzip.decompress(data)
     if path.suffix == ".zst":
-        import zstandard  # Ubuntu's; Debian's need none
-
+        try:
+            import zstandard  # Ubuntu's; Debian's need none
+        except ImportError as error:
+            raise GuestError(
+                f"unpacking {path.name} for the guest: it needs the Python package zstandard, which is not installed "
+                "here; pip install 'kolla-salt[client]'"
+            ) from error
         # A frame of a kernel module does not say how long its content is.
         return zstandard.ZstdDecompressor().decompressobj().decompress(data)
     return data

@@ -4,6 +4,7 @@ import gzip
 import lzma
 import shutil
 import subprocess
+import sys
 
 import pytest
 import zstandard
@@ -42,6 +43,14 @@ def test_modules_are_read_however_a_distribution_packs_them(tmp_path, ending, pa
     path = tmp_path / f"virtio_net.ko{ending}"
     path.write_bytes(packed(module("net_failover")))
     assert guest._plain_module(path) == module("net_failover")
+
+
+def test_what_unpacks_modules_is_named_where_it_is_missing(tmp_path, monkeypatch):
+    path = tmp_path / "virtio_net.ko.zst"
+    path.write_bytes(zstandard.compress(module()))
+    monkeypatch.setitem(sys.modules, "zstandard", None)
+    with pytest.raises(guest.GuestError, match=r"virtio_net.ko.zst .*zstandard.*pip install 'kolla-salt\[client\]'"):
+        guest._plain_module(path)
 
 
 def test_the_packages_behind_a_meta_package_are_found():
