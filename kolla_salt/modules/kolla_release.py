@@ -79,6 +79,8 @@ def problems(services: list[str], begun: list[str] | None = None) -> list[dict[s
     # What is down behind the load balancer waits for those, or is one of them.
     unasked = {*amid, plan.BALANCER} if amid else set()
     requires = {name: declaration["requires"] for name, declaration in resolver.declarations.items()}
+    # Others, such as a broker, no check asks.
+    stores = {plan.DATABASE, *(name for name, declaration in resolver.declarations.items() if declaration["database"])}
     for service in resolver.enabled_services():
         for name, on in resolver.containers(service).items():
             function = resolver.declarations[service]["containers"][name].get("verify")
@@ -91,7 +93,7 @@ def problems(services: list[str], begun: list[str] | None = None) -> list[dict[s
                 for text in _asked(obstacles)
             ]
         if service in services and resolver.is_primary(service):
-            if amid & {plan.BALANCER, *needed_by(service, requires)}:
+            if amid & {plan.BALANCER, *(needed_by(service, requires) & stores)}:
                 continue  # its programs would find no database
             for check in resolver.declarations[service]["upgrade"]["checks"]:
                 if check["release"] == "old" and service in amid:

@@ -42,6 +42,7 @@ def host(resolver, monkeypatch):
         {
             "kolla_container.state": lambda name: "running",
             "kolla_container.exec": execute,
+            "kolla_container.run": lambda name, timeout, **spec: asked.append((name, spec["command"])) or answer,
             "kolla_check.resources": lambda: {"disk_free": 100.0, "disk_path": "/"},
             "kolla_rabbitmq.upgrade_obstacles": lambda: asked.append(("kolla_rabbitmq.upgrade_obstacles", [])) or [],
             "kolla_db.size": lambda: asked.append(("kolla_db.size", [])) or 0,
@@ -74,6 +75,11 @@ def test_nobody_is_asked_while_what_the_database_is_reached_through_was_left_dow
 def test_a_service_is_not_asked_while_one_that_it_needs_was_left_down(host):
     assert checked(host, ["keystone", "glance"], ["keystone"]) == {"kolla_db.size"}
     assert checked(host, ["keystone", "glance"], ["glance"]) == {"kolla_db.size", "keystone"}
+
+
+@pytest.mark.parametrize("down", ["rabbitmq", "openvswitch"])
+def test_a_service_is_asked_while_one_that_has_no_part_in_the_answer_was_left_down(host, down):
+    assert {"nova_check", "neutron_check"} <= checked(host, ["nova", "neutron"], [down])
 
 
 def test_a_check_that_gives_no_answer_is_ended_and_named(host):
