@@ -175,13 +175,14 @@ def _check(resolver: Any, host: str, service: str, check: dict[str, Any]) -> lis
         status, output = -1, str(error)
     if status in check["accept"]:
         return []
-    last = " / ".join(line.strip() for line in output.strip().splitlines()[-6:])
+    last, mend = " / ".join(line.strip() for line in output.strip().splitlines()[-6:]), check["mend"]
     if status == TIMED_OUT:
-        last = f"nothing within {CHECK_TIMEOUT} s, so it was ended; {last}"
+        last = f"nothing within {CHECK_TIMEOUT} s, so it was ended" + (f"; {last}" if last else "")
+        mend = "kolla-salt verify names what it may have waited for, such as its database"
     return [
         prechecks.Finding(
             host, shown, "error", f"`{' '.join(command)}` says: {last or f'exit status {status}'}",
-            f"exit status {' or '.join(map(str, check['accept']))}", check["mend"],
+            f"exit status {' or '.join(map(str, check['accept']))}", mend,
         )
     ]  # fmt: skip
 

@@ -87,7 +87,11 @@ def test_a_check_that_gives_no_answer_is_ended_and_named(host):
     answer.update(exit_status=module.TIMED_OUT, output="connecting\n")
     [found] = module.problems(["glance"])
     assert f"nothing within {module.CHECK_TIMEOUT} s, so it was ended; connecting" in found["found"]
+    assert "kolla-salt verify" in found["mend"]
     assert asked[-1][1][:2] == ["timeout", str(module.CHECK_TIMEOUT)]
+    answer["output"] = ""
+    [found] = module.problems(["glance"])
+    assert found["found"].endswith("so it was ended")
 
 
 def test_a_broker_that_was_left_down_is_not_asked_for_its_feature_flags_again(host):
