@@ -433,7 +433,7 @@ def notes(
     gone = contracted(header, services)
     found = [f"{kind}: {_some(list(names))}" for kind, names in made.items()]
     for service, phases in (header.get("phases") or {}).items():
-        known = [name for name in phases if name not in ("containers", "verified", "again", "snapshot", "finish")]
+        known = [name for name in phases if name not in upgrade.COMMON_PHASES]
         if service in services and service not in gone and known:
             found.append(
                 f"schema and data of {service} as {', '.join(known)} left them; the old release works with them"

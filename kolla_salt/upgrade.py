@@ -9,6 +9,8 @@ from kolla_salt import releases
 from kolla_salt.prechecks import Finding
 
 VERB = "upgrade"
+#: Phases of every service; the others are its own, and change its schema or its data.
+COMMON_PHASES = frozenset({"snapshot", "containers", "again", "finish", "verified"})
 #: service -> {"from": [releases that run], "to": release}
 Overview = Mapping[str, Mapping[str, Any]]
 
@@ -150,6 +152,33 @@ def unverified(earlier: Sequence[Mapping[str, Any]]) -> set[str]:
         service for header in earlier for service, done in (header.get("phases") or {}).items() if "verified" in done
     }
     return begun - seen
+
+
+def ahead(headers: Sequence[Mapping[str, Any]], to: str) -> set[str]:
+    """Return the services whose schemas may be further than the release before ``to`` knows.
+
+    An upgrade that was taken back after its first phases leaves them: the old release works with such a schema, but its
+    own check of it does not know it, and there is nothing to mend.
+
+    Args:
+        headers: of all run records, oldest first.
+        to: a release.
+    """
+    found: set[str] = set()
+    settled: set[str] = set()
+    for header in reversed(headers):
+        if header.get("verb") != VERB or not header.get("to") or header.get("result") == "running":
+            continue
+        if header["to"] != to:
+            break
+        phases, begun = header.get("phases") or {}, header.get("begun") or {}
+        for service in {*phases, *begun} - settled:
+            if {*phases.get(service, ()), *([begun[service]] if service in begun else [])} - COMMON_PHASES:
+                found.add(service)
+        returned = header.get("returned") or {}
+        if header.get("result") == "ok" and "*" not in returned:  # what was before it is over
+            settled |= {*phases} - {*returned}
+    return found
 
 
 def inherited(earlier: Sequence[Mapping[str, Any]], service: str) -> Mapping[str, Any] | None:

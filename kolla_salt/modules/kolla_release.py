@@ -56,7 +56,9 @@ def survey() -> dict[str, dict[str, Any]]:
     return result
 
 
-def problems(services: list[str], begun: list[str] | None = None) -> list[dict[str, str]]:
+def problems(
+    services: list[str], begun: list[str] | None = None, ahead: list[str] | None = None
+) -> list[dict[str, str]]:
     """Return what speaks against changing the release of ``services``, as far as this host can tell; changes nothing.
 
     Members of clusters are asked how they are, and each service's own checks run: those of the old release in its
@@ -65,6 +67,8 @@ def problems(services: list[str], begun: list[str] | None = None) -> list[dict[s
     :param services: those that are to change.
     :param begun: those that an unfinished upgrade has begun to change and not seen well again: they may be down, and
         their schemas are of neither release. Nobody is to mend that but the upgrade that goes on with them.
+    :param ahead: those whose schemas an upgrade that was taken back has left for the new release; the old one's check
+        does not know them.
     :returns: findings as of :py:func:`kolla_check.host`.
 
     CLI Example:
@@ -96,7 +100,7 @@ def problems(services: list[str], begun: list[str] | None = None) -> list[dict[s
             if amid & {plan.BALANCER, *(needed_by(service, requires) & stores)}:
                 continue  # its programs would find no database
             for check in resolver.declarations[service]["upgrade"]["checks"]:
-                if check["release"] == "old" and service in amid:
+                if check["release"] == "old" and service in amid.union(ahead or ()):
                     continue
                 if resolver.test(check["when"], resolver.names(service, container=check["container"])):
                     found += _check(resolver, host, service, check)

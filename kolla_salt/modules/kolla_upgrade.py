@@ -55,7 +55,8 @@ def check() -> list[str]:
     record: runs.Run = run["record"]
     started = time.time()
     services = sorted(upgrade.replaced(record.plan() or {}) & set(run["services"]))
-    earlier = run["earlier"] = upgrade.unfinished(runs.headers(record.root), run["release"])
+    headers = runs.headers(record.root)
+    earlier = run["earlier"] = upgrade.unfinished(headers, run["release"])
     unverified = sorted(upgrade.unverified(earlier) & set(run["services"]))
     run["verify"], run["overview"] = sorted({*services, *unverified}), {}
     run["due"] = {"kolla_upgrade.snapshot": services, "kolla_upgrade.verify": run["verify"]}
@@ -67,8 +68,8 @@ def check() -> list[str]:
         found = upgrade.overview(_asked(hosts, "kolla_release.survey"))
         chosen = {name: item for name, item in found.items() if name in run["verify"]}
         findings += upgrade.distance(chosen, run["release"])
-        begun = sorted(upgrade.unverified(earlier))
-        told = _asked(hosts, "kolla_release.problems", services=services, begun=begun) if not findings else {}
+        begun, ahead = sorted(upgrade.unverified(earlier)), sorted(upgrade.ahead(headers, run["release"]))
+        told = {} if findings else _asked(hosts, "kolla_release.problems", services=services, begun=begun, ahead=ahead)
     except CommandExecutionError as error:
         __salt__["kolla_run.fail"](str(error))
     findings += [Finding(**item) for said in told.values() for item in said]

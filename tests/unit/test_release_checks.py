@@ -56,10 +56,10 @@ def host(resolver, monkeypatch):
     return asked, answer
 
 
-def checked(host, services, begun=()):
+def checked(host, services, begun=(), ahead=()):
     asked, _ = host
     asked.clear()
-    assert module.problems(services, list(begun)) == []
+    assert module.problems(services, list(begun), list(ahead)) == []
     return {name for name, _ in asked}
 
 
@@ -75,6 +75,12 @@ def test_nobody_is_asked_while_what_the_database_is_reached_through_was_left_dow
 def test_a_service_is_not_asked_while_one_that_it_needs_was_left_down(host):
     assert checked(host, ["keystone", "glance"], ["keystone"]) == {"kolla_db.size"}
     assert checked(host, ["keystone", "glance"], ["glance"]) == {"kolla_db.size", "keystone"}
+
+
+def test_an_old_release_is_not_asked_about_a_schema_that_an_upgrade_left_when_it_was_taken_back(host):
+    assert checked(host, ["keystone", "glance", "nova"], ahead=["keystone", "nova"]) == {
+        "kolla_db.size", "glance_api", "nova_check"
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("down", ["rabbitmq", "openvswitch"])

@@ -285,6 +285,21 @@ def test_what_was_rolled_back_or_leads_elsewhere_is_not_gone_on_with():
     assert upgrade.unfinished([old], "2027.1") == []
 
 
+def test_a_schema_that_was_expanded_is_ahead_of_the_old_release_until_an_upgrade_of_it_ends_well():
+    killed = run("1", "interrupted", begun={"web": "expand", "base": "containers"}, phases={"base": ["containers"]})
+    back = {"id": "2", "verb": "rollback", "result": "ok", "of": "1"}
+    assert upgrade.ahead([killed, back], "2026.1") == {"web"}
+    assert upgrade.ahead([killed, back], "2027.1") == set()
+    other = run("3", "ok", phases={"base": ["containers"]})
+    assert upgrade.ahead([killed, back, other], "2026.1") == {"web"}
+    # Its snapshot was of the schema as it was then: expanded.
+    ended = run("4", "ok", phases={"web": ["snapshot", "containers"]})
+    assert upgrade.ahead([killed, back, ended], "2026.1") == set()
+    for returned in ({"*": "5"}, {"web": "5"}):
+        assert upgrade.ahead([killed, back, {**ended, "returned": returned}], "2026.1") == {"web"}
+    assert upgrade.ahead([killed, back, {**ended, "returned": {"base": "5"}}], "2026.1") == set()
+
+
 def test_an_upgrade_waits_until_it_is_finished_or_taken_back():
     headers = [run("1", "ok", phases={"web": ["containers"]}), run("2", "ok", phases={})]
     assert upgrade.waiting(headers) == ["1"]
