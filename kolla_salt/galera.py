@@ -486,8 +486,8 @@ def _without_cluster(now: Situation) -> Step:
         if by and host not in now.without:
             raise GaleraError(
                 f"{host} does not answer, but its database does ({by[0]} reaches it): it may be part of a cluster that "
-                f"works, and a second one must not be made. Start the salt-minion of {host}; if its database is known "
-                f"to be dead or useless: --without {host}"
+                f"works, and a second one must not be made. Start salt-minion and container engine "
+                f"of {host}; if its database is known to be dead or useless: --without {host}"
             )
     active = tuple(host for host in now.present if now.facts[host]["running"])
     if active:

@@ -82,9 +82,8 @@ class Recovery:
         """
         began = self.clock()
         there = self.present(self.order)
-        silent = [host for host in self.order if host not in there]
         self._examine(there)
-        self._known = self._last_known(silent)
+        self._known = self._last_known([host for host in self.order if host not in self._facts])
         now = self._situation(began)
         try:
             for _ in range(_MOST_STEPS):
@@ -124,6 +123,8 @@ class Recovery:
         for host, said in self.ask(hosts, "kolla_mariadb.examine").items():
             if not isinstance(said, dict):
                 raise galera.GaleraError(f"{host}: {outcome.last_words(str(said))}")
+            if not said["known"]:
+                continue  # without its engine nobody sees its data: as a host that does not answer
             if said["view"]:
                 self._views[host] = said["view"]
             # A member that ends in order forgets its last cluster.

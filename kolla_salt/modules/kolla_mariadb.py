@@ -41,6 +41,8 @@ STARTS = 3
 TURN = 60.0
 #: Seconds between members that give up waiting for another one to leave, so that they do not leave at once either.
 APART = 5.0
+#: Databases that a new server has; each is a directory with a file `db.opt`.
+OWN_SCHEMAS = frozenset({"mysql", "performance_schema", "sys", "test"})
 #: Account with which the load balancer looks at a member; its name stands in the check of salt/mariadb/service.yaml.
 BALANCER_USER = "haproxy"
 
@@ -54,15 +56,20 @@ def _resolver() -> Resolver:
 
 
 def _data_dir() -> Path | None:
-    """Return the host's directory with the data, or None if there is none (or no engine that would know)."""
+    """Return the host's directory with the data, or None if there is none.
+
+    :raises CommandExecutionError: the engine does not answer, so nobody knows.
+    """
     volume = str(_resolver().value("mariadb_datadir_volume"))
     if volume.startswith("/"):
         return Path(volume)
-    try:
-        path = __salt__["kolla_container.volume_path"](volume)
-    except CommandExecutionError:
-        return None
+    path = __salt__["kolla_container.volume_path"](volume)
     return Path(path) if path else None
+
+
+def _used(directory: Path) -> bool:
+    """Return whether anybody has a database among the data, other than the server itself."""
+    return any((path / "db.opt").exists() for path in directory.iterdir() if path.name not in OWN_SCHEMAS)
 
 
 def _container() -> str:
@@ -81,10 +88,10 @@ def _running() -> bool:
 def lookup() -> dict[str, Any]:
     """Return what is known of this member without asking its server.
 
-    :returns: ``host``; ``time``: now; ``data``: it has a database; ``container``: its state; ``running``; ``one_shot``:
-        it starts as the first of a new cluster; ``joining``: it is getting its first data; ``uuid``, ``seqno`` and
-        ``safe_to_bootstrap`` as Galera wrote them at its last stop, ``written``: when that was; ``view``: the last
-        cluster that it was part of.
+    :returns: ``host``; ``time``: now; ``known``: its engine answered, else it only seems to have nothing; ``data``: it
+        has a database; ``container``: its state; ``running``; ``one_shot``: it starts as the first of a new cluster;
+        ``joining``: it is getting its first data; ``uuid``, ``seqno`` and ``safe_to_bootstrap`` as Galera wrote them at
+        its last stop, ``written``: when that was; ``view``: the last cluster that it was part of.
 
     CLI Example:
 
@@ -92,10 +99,14 @@ def lookup() -> dict[str, Any]:
 
         salt 'ctl*' kolla_mariadb.lookup
     """
-    directory, container = _data_dir(), _container()
+    try:
+        directory, container, known = _data_dir(), str(__salt__["kolla_container.state"](CONTAINER)), True
+    except CommandExecutionError:
+        directory, container, known = None, "absent", False  # rendering has to work on a bare host
     found: dict[str, Any] = {
         "host": __opts__["id"],
         "time": time.time(),
+        "known": known,
         "data": False,
         "container": container,
         "running": container.startswith(("running", "restarting")),
@@ -106,7 +117,7 @@ def lookup() -> dict[str, Any]:
     }
     found |= galera.parse_state("")
     if directory is not None:
-        found["data"] = (directory / "mysql").is_dir() and not UNFINISHED.exists()
+        found["data"] = (directory / "mysql").is_dir() and (not UNFINISHED.exists() or _used(directory))
         found["one_shot"] = (directory / galera.ONE_SHOT).exists()
         if (directory / STATE).exists():
             found |= galera.parse_state((directory / STATE).read_text(errors="replace"))
@@ -127,7 +138,8 @@ def announce() -> bool:
     """
     if __opts__["id"] not in _resolver().hosts("mariadb"):
         return False
-    return bool(__salt__["mine.send"]("kolla_mariadb.lookup"))
+    # What was told before must not be forgotten for an engine that does not answer.
+    return bool(lookup()["known"] and __salt__["mine.send"]("kolla_mariadb.lookup"))
 
 
 def _others() -> list[str]:
@@ -160,6 +172,12 @@ def _answering(others: list[str]) -> list[str]:
 def _decision(predict: bool = False) -> str:
     resolver = _resolver()
     own, others = lookup(), _others()
+    if not own["known"] and not predict:
+        raise CommandExecutionError(
+            f"looking for the database's data on {own['host']}: the container engine did not answer, expected that it "
+            "says whether there are any; a new database is only made where there are none. See that the engine runs "
+            "(`systemctl status docker`), then give the same command again"
+        )
     answering: list[str] = []
     known: dict[str, Any] = {}
     primary = resolver.is_primary("mariadb")
@@ -167,6 +185,8 @@ def _decision(predict: bool = False) -> str:
         answering = _answering(others)
         if not answering and (own["data"] or primary):
             known = __salt__["mine.get"](",".join(others), "kolla_mariadb.lookup", tgt_type="list") or {}
+            # One whose engine did not answer has said nothing.
+            known = {host: said for host, said in known.items() if said.get("known", True)}
     try:
         return galera.decide(own, others, answering, known, primary, None if predict else time.time())
     except galera.GaleraError as exc:
@@ -224,9 +244,14 @@ def prepare() -> str:
 
 
 def _clear_unfinished() -> None:
-    """Remove what an attempt to make a database has left behind."""
+    """Remove what an attempt to make a database has left behind, but never what somebody has in it."""
     directory = _data_dir()
     if UNFINISHED.exists() and directory is not None and directory.is_dir():
+        if _used(directory):
+            raise CommandExecutionError(
+                f"removing what was left in {directory} when making a database was interrupted: there are databases "
+                f"of services, expected none, so nothing was removed. To keep them: remove {UNFINISHED}, then deploy"
+            )
         for path in directory.iterdir():
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     UNFINISHED.unlink(missing_ok=True)
@@ -285,6 +310,12 @@ def _bootstrap() -> None:
     except ContextError as exc:
         raise CommandExecutionError(str(exc)) from exc
     _clear_unfinished()
+    directory = _data_dir()
+    if directory is not None and (directory / "mysql").is_dir():
+        raise CommandExecutionError(
+            f"making a new database in {directory}: there is one, expected none, so nothing was done; give the same "
+            "command again, it starts with what there is"
+        )
     UNFINISHED.parent.mkdir(parents=True, exist_ok=True)
     UNFINISHED.touch()
     environment |= {

@@ -323,6 +323,59 @@ def test_a_database_that_was_made_is_never_made_again(host):
     assert host.runs == []
 
 
+@pytest.fixture
+def silent(host, monkeypatch):
+    """An engine that answers only when ``silent`` is called with True."""
+    functions = dict(kolla_mariadb.__salt__)
+
+    def refuse(*args, **kwargs):
+        raise CommandExecutionError("no answer from the container engine")
+
+    def answer(answers):
+        gone = {name: refuse for name in functions if name.startswith("kolla_container.")}
+        monkeypatch.setattr(kolla_mariadb, "__salt__", functions if answers else functions | gone)
+
+    return answer
+
+
+@pytest.mark.parametrize("hosts", [["ctl1"], [*HOSTS]])
+def test_data_that_an_engine_does_not_tell_of_are_there_when_it_answers_again(host, silent, monkeypatch, hosts):
+    """An engine that was killed during an upgrade was taken for a bare host: the next run made a new database."""
+    monkeypatch.setattr(kolla_mariadb, "_others", lambda: [name for name in hosts if name != "ctl1"])
+    (host.data / "mysql").mkdir(parents=True)
+    silent(False)
+    with pytest.raises(CommandExecutionError, match="did not answer.*a new database is only made where there are none"):
+        kolla_mariadb.prepare()
+    assert not kolla_mariadb.UNFINISHED.exists()
+    silent(True)
+    host.state = "running"
+    assert kolla_mariadb.prepare() == ""
+    assert host.runs == [] and (host.data / "mysql").is_dir()
+
+
+def test_what_somebody_has_in_a_database_is_not_what_an_attempt_left_behind(host):
+    for name in ("mysql", "sys", "keystone"):
+        (host.data / name).mkdir(parents=True)
+        (host.data / name / "db.opt").touch()
+    kolla_mariadb.UNFINISHED.parent.mkdir()
+    kolla_mariadb.UNFINISHED.touch()
+    assert kolla_mariadb.lookup()["data"] is True
+    with pytest.raises(CommandExecutionError, match="databases of services, expected none, so nothing was removed"):
+        kolla_mariadb._bootstrap()
+    kolla_mariadb.UNFINISHED.unlink()
+    with pytest.raises(CommandExecutionError, match="there is one, expected none, so nothing was done"):
+        kolla_mariadb._bootstrap()
+    assert host.runs == [] and (host.data / "keystone" / "db.opt").exists()
+
+
+def test_a_member_whose_engine_did_not_answer_has_not_said_that_it_has_no_data(host):
+    host.mine["ctl2"]["known"] = False
+    with pytest.raises(CommandExecutionError, match="ctl2 did not say lately that there is none either"):
+        kolla_mariadb.prepare()
+    host.mine["ctl2"]["known"] = True
+    assert kolla_mariadb.prepare() == "a new database was made"
+
+
 def test_what_a_failed_attempt_left_behind_is_no_database(host):
     host.fails = True
     with pytest.raises(CommandExecutionError):
@@ -522,7 +575,11 @@ def test_a_bare_host_can_be_predicted(host, monkeypatch):
     assert kolla_mariadb.membership_diff() == {"state": {"old": "not running", "new": "Synced"}}
 
 
-def test_members_tell_the_master_what_they_have(host, monkeypatch):
+def test_members_tell_the_master_what_they_have(host, silent, monkeypatch):
+    silent(False)
+    assert kolla_mariadb.announce() is False
+    assert "sent" not in host.mine
+    silent(True)
     assert kolla_mariadb.announce() is True
     assert host.mine["sent"] == "kolla_mariadb.lookup"
     monkeypatch.setattr(kolla_mariadb, "__opts__", {"id": "cmp1", "test": False})

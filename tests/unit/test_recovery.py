@@ -24,7 +24,7 @@ class Member:
     def __init__(self, name: str, seqno: int = 0) -> None:
         self.name, self.seqno = name, seqno
         self.uuid: str | None = CLUSTER
-        self.data = self.answers = True
+        self.data = self.answers = self.engine = True
         self.container = "running"
         self.state = "down"  # down, waiting, member, zombie
         self.clean: int = -1
@@ -105,8 +105,9 @@ class Cluster:
         member = self.members[name]
         serving = member.state in ("member", "zombie")
         primary = member.state == "member"
+        nothing = {"known": False, "data": False, "container": "absent", "running": False, "uuid": None, "seqno": -1}
         return {
-            "host": name, "time": self.now, "data": member.data, "container": member.container,
+            "host": name, "time": self.now, "known": True, "data": member.data, "container": member.container,
             "running": member.container.startswith(("running", "restarting")), "one_shot": member.one_shot,
             "joining": False, "written": member.written, "uuid": None if member.forgotten else member.uuid,
             "seqno": member.clean, "safe_to_bootstrap": member.safe,
@@ -119,7 +120,7 @@ class Cluster:
             "reached": [
                 other.name for other in self.members.values() if other.name != name and other.state != "down"
             ],
-        }  # fmt: skip
+        } | ({} if member.engine else nothing | {"view": None, "server": None})  # fmt: skip
 
     def ask(self, hosts, function, **kwargs):
         if function == "mine.get":
@@ -370,6 +371,15 @@ def test_a_silent_member_of_the_last_cluster_may_be_more_advanced(cluster):
     assert not result["ok"]
     assert "ctl3 does not answer, and may be more advanced than ctl1" in result["error"]
     assert "its database ran" in result["error"] and "--without ctl3" in result["error"]
+    assert not any(entry.startswith("revive") for entry in cluster.log)
+
+
+def test_so_may_one_whose_engine_does_not_answer_though_it_seems_to_have_no_data(cluster):
+    cluster.kill(*ORDER)
+    cluster.members["ctl3"].engine, cluster.members["ctl3"].state = False, "down"
+    result = recover(cluster, patience=2)
+    assert not result["ok"]
+    assert "ctl3 does not answer, and may be more advanced than ctl1" in result["error"]
     assert not any(entry.startswith("revive") for entry in cluster.log)
 
 
