@@ -262,7 +262,7 @@ def _plain_module(path: Path) -> bytes:
         except ImportError as error:
             raise GuestError(
                 f"unpacking {path.name} for the guest: it needs the Python package zstandard, which is not installed "
-                "here; pip install 'kolla-salt[client]'"
+                "here; salt-pip install zstandard (or the pip of this Python)"
             ) from error
         # A frame of a kernel module does not say how long its content is.
         return zstandard.ZstdDecompressor().decompressobj().decompress(data)

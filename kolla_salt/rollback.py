@@ -247,7 +247,7 @@ def together(chain: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         chain: headers, oldest first.
     """
     whole = dict(chain[-1])
-    for field in ("phases", "begun", "snapshots"):
+    for field in upgrade.PROGRESS:
         merged: dict[str, Any] = {}
         for header in chain:
             for service, value in (header.get(field) or {}).items():

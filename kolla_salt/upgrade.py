@@ -11,6 +11,8 @@ from kolla_salt.prechecks import Finding
 VERB = "upgrade"
 #: Phases of every service; the others are its own, and change its schema or its data.
 COMMON_PHASES = frozenset({"snapshot", "containers", "again", "finish", "verified"})
+#: What the record of an upgrade notes of each service that it has begun to change.
+PROGRESS = ("phases", "begun", "snapshots")
 #: service -> {"from": [releases that run], "to": release}
 Overview = Mapping[str, Mapping[str, Any]]
 
@@ -201,7 +203,7 @@ def began(header: Mapping[str, Any]) -> bool:
     Args:
         header: of its run record.
     """
-    return any(header.get(field) for field in ("begun", "phases", "snapshots"))
+    return any(header.get(field) for field in PROGRESS)
 
 
 def waiting(headers: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -138,8 +138,11 @@ def announce() -> bool:
     """
     if __opts__["id"] not in _resolver().hosts("mariadb"):
         return False
-    # What was told before must not be forgotten for an engine that does not answer.
-    return bool(lookup()["known"] and __salt__["mine.send"]("kolla_mariadb.lookup"))
+    try:
+        __salt__["kolla_container.state"](CONTAINER)
+    except CommandExecutionError:
+        return False  # what was told before must not be forgotten for an engine that does not answer
+    return bool(__salt__["mine.send"]("kolla_mariadb.lookup"))
 
 
 def _others() -> list[str]:
