@@ -87,6 +87,7 @@ CONTAINER_FIELDS: dict[str, tuple[tuple[type, ...], Any]] = {
     "guard": ((str,), None),
     "verify": ((str,), None),
     "heal": ((str, bool), True),
+    "reports": ((str,), None),
     "hold": ((list, str), []),
 }
 

@@ -253,7 +253,7 @@ def of_agents(
     """Return agents and workers that are down, disabled, missing, or left from a host that is none any more.
 
     :param agents: as ``kolla_check.agents`` returns them.
-    :param placed: component (``nova-compute``) -> hosts that have its container, see :func:`components`.
+    :param placed: agent or worker (``nova-compute``) -> hosts that have its container, see :func:`reporting`.
     :param silent: hosts of which nothing is known.
     """
     items: list[Finding] = []
@@ -305,8 +305,7 @@ def of_agents(
                 )  # fmt: skip
             )
     for name, hosts in placed.items():
-        # Not every container is an agent: one that reports from no host at all is none.
-        for host in sorted(set(hosts) - seen.get(name, set(hosts))):
+        for host in sorted(set(hosts) - seen.get(name, set())):
             items.append(
                 finding(
                     host,
@@ -319,6 +318,19 @@ def of_agents(
                 )  # fmt: skip
             )
     return items
+
+
+def unheard(agents: Iterable[Mapping[str, Any]], wanted: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return which of the wanted agents and workers are not up, as sentences.
+
+    :param agents: as ``kolla_check.agents`` returns them.
+    :param wanted: agent or worker -> hosts.
+    """
+    return [
+        f"{item['name']} on {item['host']} {'is down' if item['found'] == 'down' else item['found']}: {item['mend']}"
+        for item in of_agents(agents, wanted)
+        if item["winner"] == SITE and item["host"] in wanted.get(item["name"], ())
+    ]
 
 
 def of_strangers(strangers: Iterable[Mapping[str, Any]]) -> list[Finding]:
@@ -342,10 +354,10 @@ def alarming(items: Iterable[Finding]) -> list[Finding]:
     return [item for item in items if item["winner"] != WORLD]
 
 
-def components(
+def reporting(
     looks: Mapping[str, Mapping[str, Any]], declarations: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, list[str]]:
-    """Return component -> hosts that should have its container; components are what agents call themselves.
+    """Return agent or worker -> hosts that should have its container, by what the containers say they report as.
 
     :param looks: host -> as ``kolla_node.look`` returns it.
     """
@@ -353,8 +365,9 @@ def components(
     for host, look in looks.items():
         for name, data in look["containers"].items():
             if data["service"] in declarations:
-                component = declarations[data["service"]]["containers"][name]["component"]
-                found.setdefault(component, []).append(host)
+                agent = declarations[data["service"]]["containers"][name]["reports"]
+                if agent:
+                    found.setdefault(agent, []).append(host)
     return found
 
 
@@ -382,8 +395,9 @@ def judge(
     items += across({host: report["members"] for host, report in reports.items()})
     if cloud is not None:
         items += of_endpoints(asker, cloud["endpoints"])
-        placed = components({host: report["look"] for host, report in reports.items()}, declarations)
-        items += of_agents(cloud["agents"], placed, silent)
+        placed = reporting({host: report["look"] for host, report in reports.items()}, declarations)
+        if cloud["agents"] or not cloud["problems"]:
+            items += of_agents(cloud["agents"], placed, silent)
         items += of_strangers(cloud["strangers"])
     return items
 

@@ -213,11 +213,15 @@ class Fates:
         self.owner: dict[str, str] = {}
         #: container -> those that are stopped and started again around its own restart
         self.held: dict[str, list[str]] = {}
+        #: container -> what it reports as to its service's API
+        self.reports: dict[str, str] = {}
         for service in resolver.enabled_services():
             for name, fields in resolver.declarations[service]["containers"].items():
                 self.owner[name] = service
                 names = resolver.names(service, container=name)
                 self.held[name] = list(resolver.evaluate(fields["hold"], names) or [])
+                if fields["reports"]:
+                    self.reports[name] = fields["reports"]
         self.before: dict[str, Any] = {}
         self.predicted: dict[str, dict[str, list[Act]]] = {}
         self.done: dict[str, dict[str, list[Act]]] = {}
@@ -257,6 +261,16 @@ class Fates:
             *of_states(self.predicted, self.done, settled, self.held),
             *of_engine(self.before, after, self._by_container(), self.held, excused, deaths, self.owner),
         ]
+
+    def newcomers(self, after: dict[str, Any]) -> dict[str, list[str]]:
+        """Return agent or worker -> hosts that had no container of it when the run began, and where it runs now."""
+        found: dict[str, list[str]] = {}
+        for host, containers in after.items():
+            for name, agent in self.reports.items():
+                new = name not in self.before.get(host, {})
+                if new and containers.get(name, {}).get("state") == "running":
+                    found.setdefault(agent, []).append(host)
+        return found
 
     def _by_container(self) -> dict[str, dict[str, list[Act]]]:
         found: dict[str, dict[str, list[Act]]] = {}

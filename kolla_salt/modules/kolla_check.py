@@ -17,7 +17,7 @@ from typing import Any
 
 from salt.exceptions import CommandExecutionError
 
-from kolla_salt import __version__, prechecks, runtime
+from kolla_salt import __version__, drift, prechecks, runtime
 from kolla_salt.context import to_bool
 from kolla_salt.engine import SOCKETS, Engine, EngineError
 from kolla_salt.ping import ping
@@ -429,6 +429,29 @@ def agents() -> list[dict[str, Any]]:
     # A worker that was restarted has a new entry; its old one stays for a while and says nothing.
     up = {(agent["agent"], agent["host"]) for agent in found if agent["ok"]}
     return [agent for agent in found if agent["ok"] or (agent["agent"], agent["host"]) not in up]
+
+
+def await_agents(wanted: dict[str, list[str]], timeout: float = 120.0) -> list[str]:
+    """Wait until agents and workers are listed by their services as alive, and return which are not, as sentences.
+
+    :param wanted: name, as the services list it, -> hosts.
+    :param timeout: seconds to wait at most.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt node1 kolla_check.await_agents '{"nova-compute": ["node4"]}' timeout=30
+    """
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            lacking = drift.unheard(agents(), wanted)
+        except CommandExecutionError as error:
+            lacking = [str(error)]
+        if not lacking or time.monotonic() > deadline:
+            return lacking
+        time.sleep(1)
 
 
 def _disabled(agent: dict[str, Any]) -> str:

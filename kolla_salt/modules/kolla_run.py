@@ -231,6 +231,7 @@ def begin(
         "balancers": prediction.balanced_by(resolver),
         "entries": prediction.entries(resolver),
         "fates": reality.Fates(resolver),
+        "control": resolver.hosts("control"),
         "verb": verb,
         "back": back,
         "due": {},
@@ -777,9 +778,21 @@ def end() -> dict[str, Any]:
     """
     run = _run()
     progress: Progress = run["progress"]
+    said: dict[str, Any] = {}
     if progress.unknown and run["result"] == "ok":
         run["result"] = "incomplete"
-    deviations = [deviation.as_dict() for deviation in _deviations(run)]
+    after = _containers(run)
+    deviations = []
+    if after is not None:
+        found = run["fates"].deviations(after, progress.failed, progress.unknown)
+        deviations = [deviation.as_dict() for deviation in found]
+    if run["result"] == "ok" and (lacking := _unheard(run, after or {})):
+        run["result"] = "failed"
+        said["error"] = (
+            "all was done, but what runs in new containers has not reported to its service for two minutes:\n  "
+            + "\n  ".join(lacking)
+            + "\n'kolla-salt verify' looks again"
+        )
     if deviations and run["result"] == "ok":
         run["result"] = "deviated"
     availability = _stop_watching(run)
@@ -790,6 +803,7 @@ def end() -> dict[str, Any]:
         "unknown": sorted(progress.unknown),
         "failed": sorted(f"{service} on {host}" for service, host in progress.failed),
         "deviations": deviations,
+        **said,
         **availability,
     }
     if not run.get("closed"):
@@ -799,16 +813,27 @@ def end() -> dict[str, Any]:
     return {"run": run["record"].id, **result}
 
 
-def _deviations(run: dict[str, Any]) -> list[reality.Deviation]:
-    """Ask the engines what containers there are now; return where that is not what was predicted and done."""
+def _containers(run: dict[str, Any]) -> dict[str, Any] | None:
+    """Ask the engines what containers there are now, if the run may have touched any: host -> what it has."""
     fates: reality.Fates = run["fates"]
     if __opts__.get("test") or not (run.get("touches") or fates.done):
-        return []
+        return None
     hosts = [host for host in fates.before if host not in run["progress"].unknown]
     answers = _ask(hosts, "kolla_container.snapshot", since=run["started"])
     after = {host: said["ret"] for host, said in answers.items() if isinstance(said["ret"], dict)}
     run["record"].write_containers({"before": fates.before, "after": after})
-    return fates.deviations(after, run["progress"].failed, run["progress"].unknown)
+    return after
+
+
+def _unheard(run: dict[str, Any], after: dict[str, Any]) -> list[str]:
+    """Wait until the services list what runs in new containers as alive; return what they do not, as sentences."""
+    wanted = run["fates"].newcomers(after)
+    asker = next((host for host in run["control"] if host not in run["progress"].unknown), "")
+    if not wanted or not asker:
+        return []
+    # A controller that is away is no reason to call a run on other hosts failed: `kolla-salt verify` tells of it.
+    said = _ask([asker], "kolla_check.await_agents", wanted=wanted).get(asker, {}).get("ret", [])
+    return said if isinstance(said, list) else [f"{asker} was asked for it: {outcome.why_not(said)}"]
 
 
 def _stop_watching(run: dict[str, Any]) -> dict[str, Any]:

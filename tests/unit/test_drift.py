@@ -109,7 +109,7 @@ def agent(name, host, ok=True, disabled=""):
     return {"agent": name, "host": host, "ok": ok, "said": "up" if ok else "down", "disabled": disabled}
 
 
-PLACED = {"nova-compute": ["cmp1", "cmp2"], "nova-api": ["ctl1"]}
+PLACED = {"nova-compute": ["cmp1", "cmp2"]}
 
 
 def test_agents_that_are_where_they_belong_are_well():
@@ -123,6 +123,46 @@ def test_agents_that_are_down_missing_or_left_behind_are_told():
         ("gone", "up, where its container does not belong", "undecided"),
         ("cmp2", "does not report", "site"),
     ]
+
+
+def test_agents_of_which_not_one_has_ever_reported_are_told():
+    placed = {"neutron-dhcp-agent": ["net1", "net2"]}
+    items = drift.of_agents([agent("nova-compute", "cmp1")], placed)
+    assert [(item["host"], item["found"]) for item in items] == [
+        ("net1", "does not report"),
+        ("net2", "does not report"),
+    ]
+
+
+def test_only_what_containers_are_declared_to_report_is_expected():
+    declarations = {"web": {"containers": {"web_agent": {"reports": "web-agent"}, "web_api": {"reports": None}}}}
+    containers = {"web_agent": {"service": "web"}, "web_api": {"service": "web"}, "stray": {"service": "other"}}
+    assert drift.reporting({"c1": {"containers": containers}}, declarations) == {"web-agent": ["c1"]}
+
+
+def test_of_agents_that_are_waited_for_only_those_that_are_not_up_are_told():
+    agents = [
+        agent("nova-compute", "cmp1", ok=False),
+        agent("nova-compute", "cmp3"),
+        agent("heat-engine", "c1", ok=False),
+    ]
+    disabled = agent("nova-compute", "cmp4", disabled="new")
+    wanted = {"nova-compute": ["cmp1", "cmp2", "cmp3", "cmp4"]}
+    assert drift.unheard([*agents, disabled], wanted) == [
+        "nova-compute on cmp1 is down: docker logs --tail 50 nova_compute on cmp1",
+        "nova-compute on cmp2 does not report: docker logs --tail 50 nova_compute on cmp2",
+    ]
+    assert drift.unheard(agents, {"nova-compute": ["cmp3"]}) == []
+
+
+@pytest.mark.parametrize(("problems", "found"), [([], ["agents"]), (["Keystone does not answer"], [])])
+def test_agents_that_nobody_could_be_asked_for_are_not_called_missing(problems, found):
+    look = {"containers": {"web_agent": {"service": "web", "state": "running", "health": ""}}, "problems": []}
+    report = {"survey": {"states": []}, "look": look, "stopped": [], "members": {}}
+    declarations = {"web": {"containers": {"web_agent": {"reports": "web-agent"}}}}
+    cloud = {"endpoints": [], "agents": [], "strangers": [], "problems": problems}
+    items = drift.judge({"c1": report}, cloud, "c1", [], declarations)
+    assert [item["kind"] for item in items] == found
 
 
 def test_nothing_is_said_of_agents_of_a_host_that_is_silent_but_that_they_are_down():

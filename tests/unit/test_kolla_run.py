@@ -170,3 +170,51 @@ def test_a_run_waits_for_what_an_interrupted_one_began_and_only_then(run, tmp_pa
     said = rf"ctl1 to end what {interrupted.id} began.*job 1.*saltutil.kill_job"
     with pytest.raises(CommandExecutionError, match=said):
         module._await_rest(run, ["ctl1"])
+
+
+# --- agents -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def ended(run, monkeypatch):
+    """End ``run``, in which ``ctl2`` got an agent; ``said`` is what the first controller answers of it."""
+    run |= {"control": ["ctl1", "ctl2"], "started": time.time(), "seconds": {}, "touches": True, "asked": []}
+    run["fates"].before = {"ctl1": {}, "ctl2": {}}
+    run["fates"].reports = {"web_helper": "web-helper"}
+    new = {"id": "1", "image": "i", "digest": "d", "started": time.time(), "state": "running", "restarts": 0}
+
+    def end(*said):
+        def ask(hosts, function, **more):
+            if function == "kolla_container.snapshot":
+                return {"ctl2": {"ret": {"web_helper": new}}, "ctl1": {"ret": {}}}
+            run["asked"].append((hosts, function, more))
+            return {host: {"ret": answer} for host, answer in zip(hosts, said, strict=False)}
+
+        monkeypatch.setattr(module, "_ask", ask)
+        return module.end()
+
+    return end
+
+
+def test_a_run_ends_well_when_new_agents_have_reported(run, ended):
+    assert ended([])["result"] == "ok"
+    assert run["asked"] == [(["ctl1"], "kolla_check.await_agents", {"wanted": {"web-helper": ["ctl2"]}})]
+
+
+def test_a_run_has_failed_where_a_new_agent_does_not_report(run, ended):
+    done = ended(["web-helper on ctl2 does not report: docker logs web_agent"])
+    assert done["result"] == "failed"
+    assert "web-helper on ctl2 does not report: docker logs" in run["record"].header()["error"]
+
+
+def test_a_controller_that_is_away_does_not_fail_a_run_on_others(run, ended):
+    assert ended()["result"] == "ok"
+
+
+def test_agents_are_not_waited_for_where_a_service_has_failed_or_no_container_is_new(run, ended):
+    run["result"] = "failed"
+    assert ended([])["result"] == "failed" and run["asked"] == []
+    run |= {"result": "ok", "closed": False}
+    run["fates"].before["ctl2"] = {"web_helper": {}}
+    ended([])
+    assert run["asked"] == []

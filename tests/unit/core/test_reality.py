@@ -160,3 +160,14 @@ def test_a_run_is_judged_by_both_witnesses(decls, site_data, tmp_path):
     failed = {"ctl1": {name: container(started=LATER), "other": container(2)}}
     assert [item.container for item in fates.deviations(failed, set(), set())] == [name]
     assert fates.deviations(failed, {("web", "ctl1")}, set()) == []
+
+
+def test_agents_of_containers_that_a_run_made_new_are_newcomers(decls, site_data, tmp_path):
+    fates = reality.Fates(Resolver(decls, site_data, "ctl1", cache=tmp_path))
+    fates.reports = {"web_agent": "web-agent"}
+    fates.before = {"ctl1": {"web_agent": container()}, "ctl2": {}, "ctl3": {}}
+    after = {
+        "ctl1": {"web_agent": container(2, LATER)}, "ctl2": {"web_agent": container(3), "web_api": container(4)},
+        "ctl3": {"web_agent": container(5) | {"state": "exited"}},
+    }  # fmt: skip
+    assert fates.newcomers(after) == {"web-agent": ["ctl2"]}
