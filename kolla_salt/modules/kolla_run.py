@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -45,6 +46,9 @@ __virtualname__ = "kolla_run"
 _MOST_SHOWN = 20
 #: Seconds for which hosts may go on with the step of a run that was interrupted, before another one gives up on them.
 REST = 600.0
+#: Seconds in which a host that Salt has given up may still say that it is at the job. Salt's own are those of the
+#: master's `timeout` and `gather_job_timeout`; all together a host that died is given up within a minute.
+INSIST = 30.0
 
 
 def __virtual__() -> str:
@@ -78,16 +82,57 @@ def _ask(hosts: list[str], function: str, timeout: int | None = None, **kwargs: 
     """
     if not hosts:
         return {}
-    with salt.client.LocalClient(mopts=_master_opts()) as client:
-        options: dict[str, Any] = {} if timeout is None else {"timeout": timeout, "gather_job_timeout": timeout}
-        answers: dict[str, Any] = {}
-        for answer in client.cmd_iter(hosts, function, tgt_type="list", kwarg=kwargs or None, **options):
-            for host, said in answer.items():
-                if isinstance(said, dict) and "ret" in said and not said.get("failed"):
-                    answers[host] = said
-            if len(answers) == len(hosts):
-                break
-        return answers
+    options: dict[str, Any] = {} if timeout is None else {"timeout": timeout, "gather_job_timeout": timeout}
+    return {
+        host: said
+        for host, said in _answers(_master_opts(), hosts, function, [], kwargs, insist=timeout is None, **options)
+        if not said.get("failed")
+    }
+
+
+def _answers(
+    opts: dict[str, Any], hosts: list[str], function: str, args: list[Any], kwarg: dict[str, Any], insist: bool = True,
+    **options: Any,
+) -> Iterator[tuple[str, dict[str, Any]]]:  # fmt: skip
+    """Run an execution function on ``hosts`` in one job; yield host and what it returned, as answers come.
+
+    :param insist: Salt gives a host up when it does not say in time that it is still at the job. A machine under load
+        may not: it is asked once more, for :data:`INSIST` seconds.
+    """
+    with salt.client.LocalClient(mopts=dict(opts)) as client:
+        job = client.run_job(
+            hosts, function, args, tgt_type="list", kwarg=kwarg or None, listen=True,
+            **{"timeout": options["timeout"]} if "timeout" in options else {},
+        )  # fmt: skip
+        missing, idle = set(job.get("minions") or ()), set()
+        while missing:
+            for answer in client.get_iter_returns(job["jid"], set(missing), tgt_type="list", **options):
+                for host, said in answer.items():
+                    if host in missing and isinstance(said, dict) and "ret" in said:
+                        missing.discard(host)
+                        yield host, said
+                if not missing:
+                    break
+            if not missing or not insist:
+                return
+            found = _still_at(opts, missing, job["jid"])
+            # What has ended by now has sent its answer, which waits for us; who has none the next time was restarted.
+            missing = {host for host, at_it in found.items() if at_it or host not in idle}
+            idle |= {host for host, at_it in found.items() if not at_it}
+
+
+def _still_at(opts: dict[str, Any], hosts: Collection[str], jid: str) -> dict[str, bool]:
+    """Return of the hosts that answer within :data:`INSIST` seconds whether they are still at a job."""
+    found: dict[str, bool] = {}
+    with salt.client.LocalClient(mopts=dict(opts)) as client:
+        job = client.run_job(sorted(hosts), "saltutil.find_job", [jid], tgt_type="list", listen=True)
+        deadline = time.monotonic() + INSIST
+        while len(found) < len(hosts) and time.monotonic() < deadline and job.get("jid"):
+            event = client.event.get_event(wait=1, tag=f"salt/job/{job['jid']}/ret", full=True, auto_reconnect=True)
+            data = (event or {}).get("data") or {}
+            if data.get("id") in hosts:
+                found[data["id"]] = bool(data.get("return"))
+    return found
 
 
 def ask(hosts: list[str], function: str, **kwargs: Any) -> dict[str, Any]:
@@ -752,16 +797,12 @@ def _states(
     function = "kolla_kept.apply" if back else "state.sls"
     kwarg: dict[str, Any] = {"pillar": pillar, **({"test": True} if test else {})}
     kwarg |= {"run": back["runs"]} if back else {}
-    with salt.client.LocalClient(mopts=dict(opts)) as client:
-        answers: dict[str, Any] = {}
-        for answer in client.cmd_iter(hosts, function, [",".join(sls)], tgt_type="list", kwarg=kwarg):
-            for host, said in answer.items():
-                if isinstance(said, dict) and "ret" in said and not (said.get("failed") and not said["ret"]):
-                    answers[host] = said["ret"]
-                    arrived[host] = time.time()
-            if len(answers) == len(hosts):
-                break
-        return answers
+    answers: dict[str, Any] = {}
+    for host, said in _answers(opts, hosts, function, [",".join(sls)], kwarg):
+        if not (said.get("failed") and not said["ret"]):
+            answers[host] = said["ret"]
+            arrived[host] = time.time()
+    return answers
 
 
 def end() -> dict[str, Any]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import http.server
 import json
+import os
+import signal
 import stat
 import subprocess
 import threading
@@ -154,6 +156,26 @@ def test_a_silent_host_is_unknown_and_the_others_go_on(cluster, site):
     finally:
         cluster._spawn("k2", "salt-minion")
         cluster.wait_for(["k2"])
+
+
+def test_a_host_that_says_nothing_for_a_while_is_not_given_up(cluster, site):
+    out = site()
+    session = cluster.processes["k2"].pid
+
+    def pause():
+        while not (out / "c1" / "middle").exists():
+            time.sleep(0.1)
+        os.killpg(session, signal.SIGSTOP)
+        # Longer than Salt waits for it: `timeout` and `gather_job_timeout` are 5 and 10 s.
+        time.sleep(22)
+        os.killpg(session, signal.SIGCONT)
+
+    paused = threading.Thread(target=pause)
+    paused.start()
+    answer = cluster.run("deploy")
+    paused.join()
+    assert answer["result"] == "ok" and not answer["unknown"]
+    assert "k2/edge" in deployed(out)
 
 
 def test_prechecks_name_what_mends_each_finding(cluster, site):
