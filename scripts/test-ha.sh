@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # One of each failure on a cloud of three controllers and a compute node, which is made first where it is not there.
 # usage: test-ha.sh [PYTEST ARGUMENTS]    e.g. test-ha.sh -k "partition or broker"
-# The last lines say what failed first. Output of the parts: build/test-ha/.
+# The last lines say what failed first. Output of the parts, and what was measured (ha.md): build/test-ha/.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 logs=build/test-ha

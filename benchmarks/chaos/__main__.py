@@ -7,39 +7,16 @@ controllers. Every run is kept in DIR/ha.json as soon as it has ended; the table
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
-from benchmarks.chaos import figures
 from benchmarks.chaos import scenarios as _scenarios  # noqa: F401 registers them
 from benchmarks.chaos.cluster import ChaosError, Cluster
+from benchmarks.chaos.results import load, write
 from benchmarks.chaos.run import SCENARIOS, NotWell, execute
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def load(directory: Path) -> dict[str, Any]:
-    """Return what is kept of earlier runs."""
-    path = directory / "ha.json"
-    return json.loads(path.read_text()) if path.exists() else {"runs": []}
-
-
-def write(directory: Path, data: dict[str, Any]) -> str:
-    """Keep all runs and their table; return the table."""
-    directory.mkdir(parents=True, exist_ok=True)
-    data |= {"cpus": os.cpu_count(), "kernel": platform.release(), "machine": platform.machine()}
-    data["memory_mb"] = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20
-    text = figures.table(data["runs"], {name: one.title for name, one in SCENARIOS.items()})
-    temporary = directory / "ha.json.tmp"
-    temporary.write_text(json.dumps(data, indent=1) + "\n")
-    temporary.replace(directory / "ha.json")
-    (directory / "ha.md").write_text(text)
-    return text
 
 
 def main() -> int:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import os
 import time
+from pathlib import Path
 
 import pytest
 
 from benchmarks.chaos.cluster import ChaosError, Cluster
+from benchmarks.chaos.results import write
 from benchmarks.chaos.run import SCENARIOS
 
 #: Seconds that all tests here may take; scripts/test-ha.sh sets the end by the same variable.
 SECONDS = float(os.environ.get("HA_SECONDS", "7200"))
 BEGAN = time.monotonic()
+#: Where the figures of all runs are kept, as table and as data.
+FIGURES = Path(__file__).resolve().parents[2] / "build/test-ha"
 
 
 @pytest.fixture(scope="session")
@@ -32,3 +36,15 @@ def in_time(request):
     left = SECONDS - (time.monotonic() - BEGAN)
     if left < needed:
         pytest.skip(f"{left:.0f} s are left of HA_SECONDS={SECONDS:g}, this may take {needed:g} s")
+
+
+@pytest.fixture(scope="session")
+def keep():
+    """Keep what came of a run, with those before it: a table of them all lies in ``build/test-ha``."""
+    data = {"runs": []}
+
+    def kept(run):
+        data["runs"].append(run.record())
+        write(FIGURES, data)
+
+    return kept

@@ -11,8 +11,9 @@ pytestmark = [pytest.mark.ha, pytest.mark.timeout(1800)]
 
 
 @pytest.mark.parametrize("name", [one.name for one in SCENARIOS.values() if one.quick])
-def test_the_cloud_bears(name, cluster):
+def test_the_cloud_bears(name, cluster, keep):
     run = execute(SCENARIOS[name], cluster, 0)
+    keep(run)
     assert not run.problems, f"{SCENARIOS[name].title} ({run.subject}):\n" + "\n".join(
         ["what was not as it must be:", *(f"  - {text}" for text in run.problems), *run.notes]
     )
