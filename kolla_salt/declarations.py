@@ -91,6 +91,8 @@ CONTAINER_FIELDS: dict[str, tuple[tuple[type, ...], Any]] = {
     "hold": ((list, str), []),
 }
 
+#: A file without a template that its container cannot do without: the operator gives it.
+NEEDED = "needed"
 FILE_FIELDS: dict[str, tuple[tuple[type, ...], Any]] = {
     "template": ((str,), None),
     "source": ((str,), None),
@@ -101,7 +103,7 @@ FILE_FIELDS: dict[str, tuple[tuple[type, ...], Any]] = {
     "oslo": ((bool,), False),
     "overrides": ((list,), None),
     "tree": ((str,), None),
-    "optional": ((bool,), False),
+    "optional": ((bool, str), False),
     "when": ((bool, str), True),
     "on_change": ((str,), "restart"),
     "vars": ((dict,), {}),
@@ -360,6 +362,8 @@ def _container(decl: Declaration, container: str, fields: Any, errors: list[str]
             errors.append(f"{where}.files.{file}.format: expected one of {sorted(FORMATS)}, found {entry['format']!r}")
         if entry["on_change"] not in {"restart", "reload", "none"}:
             errors.append(f"{where}.files.{file}.on_change: expected restart, reload or none")
+        if entry["optional"] not in {True, False, NEEDED}:
+            errors.append(f"{where}.files.{file}.optional: expected true, false or {NEEDED}")
         if entry["on_change"] == "reload" and not spec["reload"]:
             errors.append(f"{where}.files.{file}.on_change: reload, but {container} declares no `reload`")
         if entry["tree"]:

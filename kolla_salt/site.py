@@ -20,7 +20,7 @@ import yaml
 from kolla_salt import declarations as decls
 from kolla_salt import paths
 from kolla_salt.context import ContextError, Resolver, to_bool
-from kolla_salt.declarations import Declaration, nearest
+from kolla_salt.declarations import NEEDED, Declaration, nearest
 from kolla_salt.expand import override_paths
 
 DEFAULT_DIR = Path("/etc/kolla-salt")
@@ -490,6 +490,17 @@ def _check_services(site: Site, resolver: Resolver, host: str) -> list[Problem]:
                 ):
                     path = f"kolla:topology:groups:{fields['group']}"
                     problems.append(Problem(path, [], f"at least one host for {container}: {service} is enabled"))
+    for service, container, file in _files_here(resolver):
+        fields = resolver.declarations[service]["containers"][container]
+        entry = fields["files"][file]
+        if entry["optional"] != NEEDED:
+            continue
+        names = resolver.names(service, container=container, component=fields["component"], file=file)
+        if resolver.test(fields["when"], names) and resolver.test(entry["when"], names):
+            paths = override_paths(resolver, service, container, file)
+            if not any(path in site.overrides for path in paths):
+                expected = f"a file: {container} of {service} needs it, and only the operator has it"
+                problems.append(Problem(f"overrides/{paths[0]}", None, expected))
     for name in sorted(needed_passwords(resolver, host)):
         if site.passwords.get(name) in (None, ""):
             problems.append(Problem(f"kolla:passwords:{name}", None, "a value; `kolla-salt genpwd` makes it"))

@@ -50,6 +50,26 @@ def test_topology_problems_are_all_in_one_report(site_data, decls):
     assert "is 'ctl1': expected each host once" in found
 
 
+def test_a_file_that_only_the_operator_has_is_asked_for_where_it_is_needed(site_data, decls):
+    def added(**more):
+        entry = decls["web"]["containers"]["web_api"]["files"]["web.conf"]
+        return (
+            entry | {"optional": "needed", "overrides": ["certificates/web.pem", "certificates/{{ host }}.pem"]} | more
+        )
+
+    files = decls["web"]["containers"]["web_api"]["files"]
+    files["web.pem"] = added()
+    expected = "overrides/certificates/web.pem: expected a file: web_api of web needs it, and only the operator has it"
+    assert problems(site_data, decls) == [expected]
+    site_data["overrides"] = {"certificates/ctl1.pem": "x"}
+    assert problems(site_data, decls) == [expected]  # the other controller has none
+    site_data["overrides"] = {"certificates/web.pem": "x"}
+    assert problems(site_data, decls) == []
+    files["web.pem"] = added(when="workers == 0")
+    site_data["overrides"] = {}
+    assert problems(site_data, decls) == []
+
+
 def test_a_group_without_hosts_is_refused(site_data, decls):
     site_data["topology"]["groups"]["control"] = []
     assert any(
