@@ -135,7 +135,9 @@ def test_an_api_listens_where_balancer_health_check_and_readiness_look(on, servi
     assert f"{entry['members'][0]['address']}:{entry['members'][0]['port']}" == where
     assert f"http://{where}" in spec["healthcheck"]["test"][1]
     assert spec["ready"]["http"].startswith(f"http://{where}/")
-    assert spec["ready"]["http"].endswith(entry["check"])
+    # A dashboard that starts has to make a page; what is asked every two seconds is something cheaper.
+    page = "/auth/login/" if service == "horizon" else entry["check"]
+    assert spec["ready"]["http"].endswith(page)
 
 
 @pytest.mark.parametrize(
