@@ -13,6 +13,7 @@ Large files are compressed (``plan.json.gz``). Nothing here knows Salt. Whatever
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
 import json
@@ -354,6 +355,9 @@ def _alive(pid: Any) -> bool:
         return False
     except PermissionError:
         return True
+    # One that was killed keeps its number until its parent has asked how it ended, which some never do.
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in {"Z", "X"}
     return True
 
 

@@ -132,7 +132,15 @@ class Cluster:
     def begin(self, *arguments: str) -> subprocess.Popen[str]:
         """Start the command and return at once."""
         command = [sys.executable, "-m", "kolla_salt.cli.main", "--site", str(self.paths.site), *arguments]
-        return subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        return subprocess.Popen(
+            command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+        )
+
+    def end(self, process: subprocess.Popen[str]) -> None:
+        """End what :meth:`begin` began, and all that it started."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
     def inside(self, name: str, *command: str, timeout: float = 30, text: str | None = None) -> Done:
         """Run a command in a node."""

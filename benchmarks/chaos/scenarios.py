@@ -423,11 +423,11 @@ def killed_in_deploy(run: Run) -> None:
     """The run ends with that host unknown and the others finished; the same command goes on when it is back."""
     cluster = run.cluster
     name = cluster.controllers[-1]
-    after = random.uniform(4, 18)
+    after = random.uniform(4, 40)
     run.subject = f"{name} after {after:.1f} s"
-    with parts.options(cluster, keystone_logging_debug=True, neutron_logging_debug=True, nova_logging_debug=True):
+    with parts.options(cluster, keystone_logging_debug=True, glance_logging_debug=True, placement_logging_debug=True):
         process = cluster.begin("deploy", "--json")
-        run.undo(process.kill)
+        run.undo(lambda: cluster.end(process))
         time.sleep(after)
         going = process.poll() is None
         run.undo(lambda: _alive(cluster, name))
@@ -468,7 +468,7 @@ def late_minion(run: Run) -> None:
         cluster, keystone_logging_debug=True, placement_api_dimensions={"pids_limit": 4100 + run.number}
     ):
         process = cluster.begin("deploy", "--json", "keystone", "placement")
-        run.undo(process.kill)
+        run.undo(lambda: cluster.end(process))
         time.sleep(after)
         pids = _minion(cluster, name)
         run.undo(lambda: cluster.signal(pids, signal.SIGCONT))

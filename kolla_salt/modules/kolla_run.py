@@ -301,8 +301,11 @@ def begin(
     run["seconds"]["ask"] = round(time.time() - started, 3)
     started = time.time()
     if digest := freshness.stale(directory, records_root()):
-        _ask(present, "saltutil.refresh_pillar", wait=True)
+        told_of = _ask(present, "saltutil.refresh_pillar", wait=True)
         freshness.mark(records_root(), digest)
+        # Who dies meanwhile is not waited for twice.
+        progress.unknown |= set(present) - set(told_of)
+        present = [host for host in present if host in told_of]
     more = {"verb": verb} if verb == UPGRADE else {}
     look = "kolla_kept.survey" if back else "kolla_node.survey"
     more |= {"run": back["runs"]} if back else {}

@@ -3,6 +3,7 @@
 import json
 import os
 import stat
+import subprocess
 
 import pytest
 
@@ -41,6 +42,17 @@ def test_a_run_whose_process_is_gone_is_interrupted(tmp_path):
     header = run.header() | {"pid": 2**22 + 1}
     (run.folder / "run.json").write_text(json.dumps(header))
     assert runs.headers(tmp_path)[0]["result"] == "interrupted"
+
+
+def test_a_run_whose_process_was_killed_and_whose_parent_has_not_noticed_is_interrupted(tmp_path):
+    run = runs.create("deploy", tmp_path)
+    process = subprocess.Popen(["sleep", "60"])
+    (run.folder / "run.json").write_text(json.dumps(run.header() | {"pid": process.pid}))
+    assert runs.running(tmp_path)["id"] == run.id
+    process.kill()
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and stays a zombie
+    assert runs.running(tmp_path) is None and runs.headers(tmp_path)[0]["result"] == "interrupted"
+    process.wait()
 
 
 def test_a_run_that_goes_on_is_found_and_an_ended_one_is_not(tmp_path):

@@ -119,6 +119,14 @@ def test_another_controller_asks_the_apis_where_the_first_is_silent(cloud):
     assert [(function, hosts) for function, hosts, _ in cloud.jobs][1:] == [("kolla_check.cloud", ["ctl2"])]
 
 
+def test_agents_are_not_called_missing_where_no_controller_could_be_asked(cloud):
+    for answer in cloud.answers.values():
+        answer["look"]["containers"] = {"nova_compute": container()}
+    cloud.silent |= {"ctl1", "ctl2"}
+    _, said = cloud.verify("--json")
+    assert said["findings"] == [] and said["problems"] == ["the cloud's APIs could not be asked: no controller answers"]
+
+
 def test_a_changed_site_is_read_first(cloud):
     path = cloud.site / "globals.yml"
     path.write_text(path.read_text() + "openstack_logging_debug: true\n")
