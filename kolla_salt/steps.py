@@ -351,7 +351,8 @@ class Progress:
             names = []
             for name in sls:
                 service = service_of(name)
-                trouble = self._rolling_stopped(service, host, earlier)
+                lost = f"{host} does not answer" if host in self.unknown else ""
+                trouble = lost or self._rolling_stopped(service, host, earlier)
                 if trouble:
                     left_out.setdefault(service, {})[host] = trouble
                 else:

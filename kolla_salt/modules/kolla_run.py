@@ -577,7 +577,10 @@ def _in_batches(
         settle = progress.settle(jobs)
         begun = time.time()
         # What comes last restarts nothing.
+        silent = set(progress.unknown)
         out = _take_out(run, jobs) if step["role"] != "finish" else {}
+        if progress.unknown != silent:
+            jobs = progress.going_on({host: todo[host] for host in batch}, earlier, left_out)
         sent = time.time()
         applied, answers = _apply_on(run, step, jobs)
         for said in applied.values():
@@ -699,22 +702,47 @@ def _balancers(run: dict[str, Any]) -> list[str]:
     return [host for host in run["balancers"] if host not in run["progress"].unknown]
 
 
+def _tell_balancers(run: dict[str, Any], function: str, targets: Any) -> dict[str, Any]:
+    """Have all load balancers do something; one that says nothing is unknown from now on and is not asked again."""
+    asked = _balancers(run)
+    answers = _ask(asked, function, targets=targets)
+    run["progress"].unknown |= set(asked) - set(answers)
+    return answers
+
+
+def _note_taken_out(run: dict[str, Any], targets: dict[str, str]) -> None:
+    """Keep, for a run that comes after this one, what is out of load balancers: ``targets``, and what was left so."""
+    found = {**run.setdefault("left", {}), **targets}
+    if found:
+        write_atomically(_out_file(), json.dumps(found).encode())
+    else:
+        _out_file().unlink(missing_ok=True)
+
+
+def _put_in_everywhere(run: dict[str, Any], targets: dict[str, str]) -> dict[str, Any]:
+    """Have load balancers take servers in again. Where one does not answer the next run puts them in."""
+    answers = _tell_balancers(run, "kolla_haproxy.ready", list(targets))
+    if set(run["balancers"]) - set(answers):
+        run.setdefault("left", {}).update(targets)
+    _note_taken_out(run, {})
+    return answers
+
+
 def _take_out(run: dict[str, Any], jobs: list[tuple[list[str], list[str]]]) -> dict[str, str]:
     """Take the servers whose containers are about to be disturbed out of all load balancers; return them."""
     if __opts__.get("test"):
         return {}
     targets = prediction.taken_out(jobs, run["progress"].planned, run["entries"])
-    balancers = _balancers(run)
-    if not targets or len(balancers) == 0:
+    if not targets or not _balancers(run):
         return {}
-    write_atomically(_out_file(), json.dumps(targets).encode())
-    answers = _ask(balancers, "kolla_haproxy.drain", targets=targets)
+    _note_taken_out(run, targets)
+    answers = _tell_balancers(run, "kolla_haproxy.drain", targets)
     drained = {target for said in answers.values() if isinstance(said["ret"], dict) for target in said["ret"]["before"]}
     if not drained:
         return targets
     # What an operator has taken out is his to put in again.
     targets = {target: mode for target, mode in targets.items() if target not in drained}
-    write_atomically(_out_file(), json.dumps(targets).encode())
+    _note_taken_out(run, targets)
     return targets
 
 
@@ -722,8 +750,7 @@ def _put_in(run: dict[str, Any], out: dict[str, str], hosts: dict[str, Any]) -> 
     """Put servers in again; one that the load balancers do not find well makes its service fail on its host."""
     if not out:
         return
-    balancers = _balancers(run)
-    for balancer, said in _ask(balancers, "kolla_haproxy.ready", targets=list(out)).items():
+    for balancer, said in _put_in_everywhere(run, out).items():
         down = said["ret"].get("down", {}) if isinstance(said["ret"], dict) else {}
         for target, status in down.items():
             host = target.partition("/")[2]
@@ -741,7 +768,6 @@ def _put_in(run: dict[str, Any], out: dict[str, str], hosts: dict[str, Any]) -> 
                 f"`salt {balancer} kolla_haproxy.servers` shows what it sees; the other hosts were left alone",
             )  # fmt: skip
             _fail_on(run, hosts, failure)
-    _out_file().unlink(missing_ok=True)
 
 
 def _put_in_left_behind(run: dict[str, Any]) -> None:
@@ -750,8 +776,8 @@ def _put_in_left_behind(run: dict[str, Any]) -> None:
         left = json.loads(_out_file().read_text())
     except (FileNotFoundError, ValueError):
         return
-    _ask(_balancers(run), "kolla_haproxy.ready", targets=list(left))
-    _out_file().unlink(missing_ok=True)
+    if left:
+        _put_in_everywhere(run, left)
 
 
 def _as_state(report: dict[str, Any], returns: dict[str, Any]) -> dict[str, Any]:

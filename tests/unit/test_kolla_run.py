@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 
 import pytest
@@ -170,6 +171,53 @@ def test_a_run_waits_for_what_an_interrupted_one_began_and_only_then(run, tmp_pa
     said = rf"ctl1 to end what {interrupted.id} began.*job 1.*saltutil.kill_job"
     with pytest.raises(CommandExecutionError, match=said):
         module._await_rest(run, ["ctl1"])
+
+
+# --- load balancers ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def balanced(run, monkeypatch, tmp_path):
+    """``web`` on three controllers, which have a load balancer each; ``dead`` ones say nothing."""
+    planned = {host: {"web_api": "recreated"} for host in ("ctl1", "ctl2", "ctl3")}
+    run["progress"] = Progress({}, {}, planned=planned, limits={"web_api": Rule("web", 1)})
+    entry = {"entry": "web", "service": "web", "hosts": list(planned), "active_passive": False}
+    run |= {"entries": {"web_api": [entry]}, "balancers": list(planned), "dead": set(), "asked": [], "applied": []}
+
+    def apply_on(run, step, jobs):
+        run["applied"] += [host for hosts, _ in jobs for host in hosts]
+        return {host: outcome.of_host(time.time()) for hosts, _ in jobs for host in hosts}, {}
+
+    def ask(hosts, function, targets):
+        run["asked"].append((function, list(hosts), list(targets)))
+        return {host: {"ret": {"before": [], "down": {}}} for host in hosts if host not in run["dead"]}
+
+    monkeypatch.setattr(module, "_apply_on", apply_on)
+    monkeypatch.setattr(module, "_ask", ask)
+    monkeypatch.setattr(module, "records_root", lambda: tmp_path)
+    step = {name: value for name, value in STEP.items() if name != "by"}
+    run["step"] = step | {"role": "primary", "minions": list(planned)}
+    return run
+
+
+def test_a_balancer_that_says_nothing_is_waited_for_once_and_its_host_left_alone(balanced, tmp_path):
+    balanced["dead"] = {"ctl3"}
+    done = module.apply(balanced["step"])
+    assert [hosts for _, hosts, _ in balanced["asked"]] == [["ctl1", "ctl2", "ctl3"]] + [["ctl1", "ctl2"]] * 3
+    assert balanced["applied"] == ["ctl1", "ctl2"] and balanced["result"] == "incomplete"
+    assert done["left_out"] == {"web": {"ctl3": "ctl3 does not answer"}}
+    # It may still have them out, if only its minion is away: the next run puts them in.
+    assert json.loads((tmp_path / "taken-out.json").read_text()).keys() == {"web_back/ctl1", "web_back/ctl2"}
+    balanced |= {"dead": set(), "left": {}, "asked": []}
+    balanced["progress"].unknown = set()
+    module._put_in_left_behind(balanced)
+    assert balanced["asked"] == [("kolla_haproxy.ready", ["ctl1", "ctl2", "ctl3"], ["web_back/ctl1", "web_back/ctl2"])]
+    assert not (tmp_path / "taken-out.json").exists()
+
+
+def test_what_was_put_in_everywhere_is_not_remembered(balanced, tmp_path):
+    assert module.apply(balanced["step"])["ok"]
+    assert balanced["applied"] == ["ctl1", "ctl2", "ctl3"] and not (tmp_path / "taken-out.json").exists()
 
 
 # --- agents -----------------------------------------------------------------------------------------------------------
