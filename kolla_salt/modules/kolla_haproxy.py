@@ -114,10 +114,13 @@ def drain(targets: dict[str, str], timeout: float = DRAIN_TIMEOUT) -> dict[str, 
     return {"out": going, "before": before, "stay": stay, "open": left}
 
 
-def ready(targets: list[str], timeout: float = READY_TIMEOUT) -> dict[str, Any]:
+def ready(
+    targets: list[str], timeout: float = READY_TIMEOUT, keep: dict[str, list[str]] | None = None
+) -> dict[str, Any]:
     """Put servers in again, and wait until HAProxy's own checks have found them well.
 
     :param targets: ``backend/server`` each; those that HAProxy does not know are left out
+    :param keep: host -> those of them that stay as they are in its HAProxy: an operator had taken them out there
     :param timeout: seconds to wait
     :returns: ``up``: those that get requests; ``down``: target -> HAProxy's word for what it is
     :raises CommandExecutionError: HAProxy does not answer, or refused
@@ -129,7 +132,8 @@ def ready(targets: list[str], timeout: float = READY_TIMEOUT) -> dict[str, Any]:
         salt ctl1 kolla_haproxy.ready '[keystone_back/ctl2]'
     """
     known = servers()
-    wanted = [target for target in targets if target in known]
+    kept = (keep or {}).get(__opts__["id"], ())
+    wanted = [target for target in targets if target in known and target not in kept]
     for target in wanted:
         # Whatever its status: of one whose checks fail it does not tell that it was taken out as well.
         _set(target, "ready")

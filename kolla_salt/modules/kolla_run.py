@@ -702,10 +702,10 @@ def _balancers(run: dict[str, Any]) -> list[str]:
     return [host for host in run["balancers"] if host not in run["progress"].unknown]
 
 
-def _tell_balancers(run: dict[str, Any], function: str, targets: Any) -> dict[str, Any]:
+def _tell_balancers(run: dict[str, Any], function: str, **what: Any) -> dict[str, Any]:
     """Have all load balancers do something; one that says nothing is unknown from now on and is not asked again."""
     asked = _balancers(run)
-    answers = _ask(asked, function, targets=targets)
+    answers = _ask(asked, function, **what)
     run["progress"].unknown |= set(asked) - set(answers)
     return answers
 
@@ -721,7 +721,8 @@ def _note_taken_out(run: dict[str, Any], targets: dict[str, str]) -> None:
 
 def _put_in_everywhere(run: dict[str, Any], targets: dict[str, str]) -> dict[str, Any]:
     """Have load balancers take servers in again. Where one does not answer the next run puts them in."""
-    answers = _tell_balancers(run, "kolla_haproxy.ready", list(targets))
+    # What an operator has taken out of one of them is his to put in again there.
+    answers = _tell_balancers(run, "kolla_haproxy.ready", targets=list(targets), keep=run.pop("theirs", {}))
     if set(run["balancers"]) - set(answers):
         run.setdefault("left", {}).update(targets)
     _note_taken_out(run, {})
@@ -736,13 +737,12 @@ def _take_out(run: dict[str, Any], jobs: list[tuple[list[str], list[str]]]) -> d
     if not targets or not _balancers(run):
         return {}
     _note_taken_out(run, targets)
-    answers = _tell_balancers(run, "kolla_haproxy.drain", targets)
-    drained = {target for said in answers.values() if isinstance(said["ret"], dict) for target in said["ret"]["before"]}
-    if not drained:
-        return targets
-    # What an operator has taken out is his to put in again.
-    targets = {target: mode for target, mode in targets.items() if target not in drained}
-    _note_taken_out(run, targets)
+    answers = _tell_balancers(run, "kolla_haproxy.drain", targets=targets)
+    before = {host: said["ret"]["before"] for host, said in answers.items() if isinstance(said["ret"], dict)}
+    run["theirs"] = {host: names for host, names in before.items() if names}
+    if before:
+        targets = {name: mode for name, mode in targets.items() if any(name not in names for names in before.values())}
+        _note_taken_out(run, targets)
     return targets
 
 

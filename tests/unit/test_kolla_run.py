@@ -183,14 +183,19 @@ def balanced(run, monkeypatch, tmp_path):
     run["progress"] = Progress({}, {}, planned=planned, limits={"web_api": Rule("web", 1)})
     entry = {"entry": "web", "service": "web", "hosts": list(planned), "active_passive": False}
     run |= {"entries": {"web_api": [entry]}, "balancers": list(planned), "dead": set(), "asked": [], "applied": []}
+    run |= {"before": {}, "kept": []}
 
     def apply_on(run, step, jobs):
         run["applied"] += [host for hosts, _ in jobs for host in hosts]
         return {host: outcome.of_host(time.time()) for hosts, _ in jobs for host in hosts}, {}
 
-    def ask(hosts, function, targets):
+    def ask(hosts, function, targets, keep=None):
         run["asked"].append((function, list(hosts), list(targets)))
-        return {host: {"ret": {"before": [], "down": {}}} for host in hosts if host not in run["dead"]}
+        run["kept"].append(keep)
+        before = run["before"]
+        return {
+            host: {"ret": {"before": before.get(host, []), "down": {}}} for host in hosts if host not in run["dead"]
+        }
 
     monkeypatch.setattr(module, "_apply_on", apply_on)
     monkeypatch.setattr(module, "_ask", ask)
@@ -212,6 +217,18 @@ def test_a_balancer_that_says_nothing_is_waited_for_once_and_its_host_left_alone
     balanced["progress"].unknown = set()
     module._put_in_left_behind(balanced)
     assert balanced["asked"] == [("kolla_haproxy.ready", ["ctl1", "ctl2", "ctl3"], ["web_back/ctl1", "web_back/ctl2"])]
+    assert not (tmp_path / "taken-out.json").exists()
+
+
+def test_what_an_operator_has_taken_out_stays_out_where_he_did(balanced, tmp_path):
+    balanced["before"] = {"ctl2": ["web_back/ctl1"]}
+    balanced["step"]["minions"] = ["ctl1"]
+    assert module.apply(balanced["step"])["ok"]
+    assert [function for function, *_ in balanced["asked"]] == ["kolla_haproxy.drain", "kolla_haproxy.ready"]
+    assert balanced["kept"][-1] == {"ctl2": ["web_back/ctl1"]}
+    balanced |= {"before": dict.fromkeys(balanced["balancers"], ["web_back/ctl1"]), "asked": []}
+    assert module.apply(balanced["step"])["ok"]
+    assert [function for function, *_ in balanced["asked"]] == ["kolla_haproxy.drain"]
     assert not (tmp_path / "taken-out.json").exists()
 
 
