@@ -139,7 +139,8 @@ class Engine:
             except (OSError, http.client.HTTPException) as error:
                 self.close()
                 # The engine closes connections that were idle; a fresh one tells whether it really does not answer.
-                if attempt == 2 or not reused:
+                # One that let the time pass would do so again.
+                if attempt == 2 or not reused or isinstance(error, TimeoutError):
                     raise EngineError(f"no answer from the container engine at {self.url}: {error}") from error
         if response.status >= 400:
             raise _refusal(response.status, body, f"GET {path}")
@@ -147,6 +148,25 @@ class Engine:
             return json.loads(body)
         except ValueError as error:
             raise EngineError(f"GET {path} at {self.url}: not an engine's answer: {body[:200]!r}") from error
+
+    def ping(self, timeout: float) -> None:
+        """Find out whether the engine answers at all.
+
+        :param timeout: seconds it may take, which can be far less than what a request with work in it may take
+        :raises EngineError: it does not
+        """
+        connection = self._connect()
+        connection.timeout = timeout
+        self.calls += 1
+        try:
+            connection.request("GET", "/_ping")
+            connection.getresponse().read()
+        except (OSError, http.client.HTTPException) as error:
+            raise EngineError(
+                f"no answer from the container engine at {self.url} to a ping, within {timeout:g} s: {error}"
+            ) from error
+        finally:
+            connection.close()
 
     def events(self, since: float, kinds: list[str]) -> list[dict[str, Any]]:
         """Return what the engine remembers of its containers from ``since`` until now; it forgets, and soon.

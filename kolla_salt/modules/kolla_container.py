@@ -116,6 +116,25 @@ def _engine() -> Engine:
     return cached[1]
 
 
+def ping(timeout: float = 10) -> bool:
+    """Return true if the engine answers; it is not waited for as long as for an answer with work in it.
+
+    :param timeout: seconds
+    :raises CommandExecutionError: it does not
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt node1 kolla_container.ping
+    """
+    try:
+        _engine().ping(timeout)
+    except EngineError as error:
+        raise _failure(error, "asking the container engine for a sign of life") from error
+    return True
+
+
 def _is_podman() -> bool:
     """podman's Docker-compatible socket has no call to change a container in place."""
     return _globals().get("container_engine") == "podman"

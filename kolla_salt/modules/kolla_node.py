@@ -221,6 +221,7 @@ def look() -> dict[str, Any]:
 
         salt '*' kolla_node.look
     """
+    __salt__["kolla_container.ping"]()
     declared = __salt__["kolla.containers"]()
     present = {item["name"]: item for item in __salt__["kolla_container.list"]()}
     containers: dict[str, Any] = {}

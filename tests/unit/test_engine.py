@@ -6,6 +6,7 @@ import json
 import socket
 import socketserver
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -105,6 +106,34 @@ def test_a_refusal_says_what_was_asked_and_what_was_said(engine):
 def test_no_engine(url):
     with pytest.raises(EngineError, match=f"no answer from the container engine at {url}"):
         Engine(url, timeout=1).containers()
+
+
+def test_an_engine_that_hangs_is_not_waited_for_as_long_as_for_work(tmp_path):
+    class Hung(socketserver.BaseRequestHandler):
+        def handle(self):
+            asked.append(self.request.recv(1000))
+            ended.wait(20)
+
+    asked, ended = [], threading.Event()
+    with SocketServer(str(tmp_path / "s"), Hung) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        began = time.monotonic()
+        with pytest.raises(EngineError, match=r"no answer from the container engine at .* to a ping, within 0.3 s"):
+            Engine(f"unix://{tmp_path}/s", timeout=60).ping(0.3)
+        assert time.monotonic() - began < 5
+        engine = Engine(f"unix://{tmp_path}/s", timeout=0.3)
+        engine._local.connection = engine._connect()  # as if it had been asked before
+        with pytest.raises(EngineError, match="no answer"):
+            engine.containers()
+        # What was not answered in time is not asked again: it would only take twice as long.
+        assert [text.split()[1] for text in asked] == [b"/_ping", b"/containers/json?all=1"]
+        ended.set()
+        server.shutdown()
+
+
+def test_an_engine_that_answers_a_ping(server, engine):
+    engine.ping(5)
+    assert server.asked == ["/_ping"]
 
 
 def test_an_address_of_another_kind():
