@@ -639,7 +639,7 @@ def full_disk(run: Run) -> None:
     time.sleep(2)
     free = int(cluster.inside(name, "stat", "-f", "-c", "%a %S", where).out.split()[0])
     block = int(cluster.inside(name, "stat", "-f", "-c", "%a %S", where).out.split()[1])
-    steps(("fallocate", "-l", str(max(block, (free - 8) * block)), f"{where}/filler"))
+    steps(("fallocate", "-l", str(max(block, free * block - 2**22)), f"{where}/filler"))
     moment = time.monotonic()
     time.sleep(60)
     left = cluster.inside(name, "stat", "-f", "-c", "%a", where).out.strip()
