@@ -18,6 +18,10 @@ from kolla_salt import guest as guests
 from kolla_salt.ping import ping
 
 Say = Callable[[str], None]
+#: What Neutron calls the ports of a router in its networks: of a plain one, a distributed one, and one with standbys.
+ROUTER_INTERFACES = (
+    "network:router_interface", "network:router_interface_distributed", "network:ha_router_replicated_interface",
+)  # fmt: skip
 
 
 class SmokeError(Exception):
@@ -398,8 +402,9 @@ class Check:
                     network.delete_ip(floating)
                 network.delete_port(port, ignore_missing=True)
             for router in routers:
-                for port in network.ports(device_id=router.id, device_owner="network:router_interface"):
-                    network.remove_interface_from_router(router, port_id=port.id)
+                for port in network.ports(device_id=router.id):
+                    if port.device_owner in ROUTER_INTERFACES:
+                        network.remove_interface_from_router(router, port_id=port.id)
                 network.delete_router(router, ignore_missing=True)
             for found in networks:
                 network.delete_network(found, ignore_missing=True)

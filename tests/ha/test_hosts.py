@@ -129,6 +129,19 @@ def server(before):
     return Server
 
 
+def test_what_a_check_left_that_was_killed_is_removed_by_the_next(cluster):
+    link = cluster.connection()
+    process = cluster.begin("smoke", "--json")
+    deadline = time.monotonic() + 120
+    while not list(link.compute.servers(name="^kolla-salt-smoke-server$")):
+        assert process.poll() is None and time.monotonic() < deadline, "no server of the check was seen"
+        time.sleep(1)
+    cluster.end(process)
+    assert list(link.network.routers(name="kolla-salt-smoke-router"))
+    assert kolla_salt("smoke")["ok"]
+    assert not list(link.network.routers(name="kolla-salt-smoke-router"))
+
+
 def test_a_compute_host_joins_within_minutes_and_nothing_else_restarts(before, server):
     others = ["node1", "node2", "node3", "node4"]
     at_first = started(others)
