@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import signal
+import subprocess
 import time
 from typing import Any
 
@@ -432,7 +433,11 @@ def killed_in_deploy(run: Run) -> None:
         going = process.poll() is None
         run.undo(lambda: _alive(cluster, name))
         moment = cluster.kill(name)
-        out, err = process.communicate(timeout=300)
+        try:
+            out, err = process.communicate(timeout=300)
+        except subprocess.TimeoutExpired:
+            run.expect(False, "the run", "going on 300 s after the node died", "its end")
+            return
         run.figure("the run ends after the node died", time.monotonic() - moment, must=240, aim=60)
         said = json.loads(out) if out.strip().startswith("{") else {}
         if not going:
