@@ -114,6 +114,17 @@ def test_the_site_is_valid(scenario, formula):
     assert [problem.text for problem in site.validate(load(scenario, formula), formula)] == []
 
 
+@pytest.mark.parametrize(
+    ("scenario", "expected"), [("tls", ["haproxy-internal", "haproxy"]), ("aio", ["haproxy-internal"])]
+)
+def test_certificates_are_asked_for_where_they_are_used(scenario, expected, formula):
+    found = load(scenario, formula)
+    found.globals["enable_tls_internal"] = True
+    found.overrides.clear()
+    problems = [problem.path for problem in site.validate(found, formula)]
+    assert sorted(problems) == sorted(f"overrides/certificates/{name}.pem" for name in expected)
+
+
 @pytest.mark.parametrize("scenario", ["aio", "ha3"])
 def test_the_plan_of_an_upgrade_is_as_reviewed(scenario, formula, cache):
     _, resolver = next(resolvers(scenario, formula, cache))
