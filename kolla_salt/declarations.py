@@ -116,6 +116,7 @@ BALANCER_FIELDS: dict[str, tuple[tuple[type, ...], Any]] = {
     "hosts": ((list, str), None),
     "mode": ((str,), "http"),
     "check": ((str,), None),
+    "page": ((bool,), False),
     "probe": ((str, list), None),
     "internal": ((bool, str), True),
     "external": ((bool, str), None),
