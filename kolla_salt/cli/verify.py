@@ -63,14 +63,13 @@ def verify(args: argparse.Namespace) -> int:
     answers, asker, silent = gather(master, cloud)
     reports, problems = _readable(answers)
     asked = reports.get(asker, {}).get("cloud")
-    could = isinstance(asked, dict)
-    if could:
+    items = drift.judge(reports, asked if isinstance(asked, dict) else None, asker, silent, cloud.declarations)
+    if isinstance(asked, dict):
         problems += asked["problems"]
     else:
         said = outcome.last_words(str(asked)) if asked else "no controller answers"
         problems.append(f"the cloud's APIs could not be asked: {said}")
-        asked = {"endpoints": [], "agents": [], "strangers": [], "problems": []}
-    items = drift.judge(reports, asked if could else None, asker, silent, cloud.declarations)
+        asked = {"endpoints": [], "agents": []}
     problems += _problems(reports, items)
     sums = {host: summary(report["survey"]) for host, report in reports.items()}
     drifted = {

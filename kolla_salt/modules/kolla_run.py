@@ -101,9 +101,8 @@ def _answers(
     """
     with salt.client.LocalClient(mopts=dict(opts)) as client:
         job = client.run_job(
-            hosts, function, args, tgt_type="list", kwarg=kwarg or None, listen=True,
-            **{"timeout": options["timeout"]} if "timeout" in options else {},
-        )  # fmt: skip
+            hosts, function, args, tgt_type="list", kwarg=kwarg or None, listen=True, timeout=options.get("timeout")
+        )
         missing, idle = set(job.get("minions") or ()), set()
         while missing:
             for answer in client.get_iter_returns(job["jid"], set(missing), tgt_type="list", **options):
@@ -277,6 +276,9 @@ def begin(
         "entries": prediction.entries(resolver),
         "fates": reality.Fates(resolver),
         "control": resolver.hosts("control"),
+        # What is out of load balancers that could not be told; what an operator took out: load balancer -> servers.
+        "left": {},
+        "theirs": {},
         "verb": verb,
         "back": back,
         "due": {},
@@ -712,7 +714,7 @@ def _tell_balancers(run: dict[str, Any], function: str, **what: Any) -> dict[str
 
 def _note_taken_out(run: dict[str, Any], targets: dict[str, str]) -> None:
     """Keep, for a run that comes after this one, what is out of load balancers: ``targets``, and what was left so."""
-    found = {**run.setdefault("left", {}), **targets}
+    found = run["left"] | targets
     if found:
         write_atomically(_out_file(), json.dumps(found).encode())
     else:
@@ -722,9 +724,9 @@ def _note_taken_out(run: dict[str, Any], targets: dict[str, str]) -> None:
 def _put_in_everywhere(run: dict[str, Any], targets: dict[str, str]) -> dict[str, Any]:
     """Have load balancers take servers in again. Where one does not answer the next run puts them in."""
     # What an operator has taken out of one of them is his to put in again there.
-    answers = _tell_balancers(run, "kolla_haproxy.ready", targets=list(targets), keep=run.pop("theirs", {}))
+    answers = _tell_balancers(run, "kolla_haproxy.ready", targets=list(targets), keep=run["theirs"])
     if set(run["balancers"]) - set(answers):
-        run.setdefault("left", {}).update(targets)
+        run["left"] |= targets
     _note_taken_out(run, {})
     return answers
 

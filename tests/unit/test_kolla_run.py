@@ -183,7 +183,7 @@ def balanced(run, monkeypatch, tmp_path):
     run["progress"] = Progress({}, {}, planned=planned, limits={"web_api": Rule("web", 1)})
     entry = {"entry": "web", "service": "web", "hosts": list(planned), "active_passive": False}
     run |= {"entries": {"web_api": [entry]}, "balancers": list(planned), "dead": set(), "asked": [], "applied": []}
-    run |= {"before": {}, "kept": []}
+    run |= {"before": {}, "kept": [], "left": {}, "theirs": {}}
 
     def apply_on(run, step, jobs):
         run["applied"] += [host for hosts, _ in jobs for host in hosts]
