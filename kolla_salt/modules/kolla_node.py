@@ -147,12 +147,13 @@ def missing_images() -> list[str]:
         return wanted
 
 
-def pull(images: Any = None, threads: int = 4, again: bool = False) -> dict[str, Any]:
-    """Fetch images, several at once.
+def pull(images: Any = None, threads: int | None = None, again: bool = False) -> dict[str, Any]:
+    """Fetch images, where nothing runs yet several at once.
 
     :param images: references (list); default: those that are missing.
     :param again: without `images`: also those that are there, since a tag may have moved.
-    :param threads: how many at once; layers come one after the other within an image, so four keep a link busy.
+    :param threads: how many at once; default: 1 where containers run, else 2. What is unpacked takes the disk from a
+        database and a broker that wait for it with each commit (benchmarks/results/pull.md).
     :returns: ``pulled`` (references) and ``failed`` (reference -> what the engine said).
 
     CLI Example:
@@ -175,13 +176,19 @@ def pull(images: Any = None, threads: int = 4, again: bool = False) -> dict[str,
             failed[reference] = str(error)
 
     if wanted:
+        threads = threads or (1 if _serves() else 2)
         # The first one alone: it loads the engine's client, which is not safe to do in several threads at once.
         fetch(wanted[0])
         contexts = [contextvars.copy_context() for _ in wanted[1:]]
-        with ThreadPoolExecutor(max_workers=max(1, threads)) as pool:
+        with ThreadPoolExecutor(max_workers=threads) as pool:
             # Salt's dunders live in context variables, which a new thread does not have by itself.
             list(pool.map(lambda reference, context: context.run(fetch, reference), wanted[1:], contexts))
     return {"pulled": sorted(pulled), "failed": failed}
+
+
+def _serves() -> bool:
+    """Return whether containers of the cloud run on this host."""
+    return any(item["state"] == "running" for item in _containers())
 
 
 # --- looking --------------------------------------------------------------------------------------------------------
