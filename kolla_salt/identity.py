@@ -85,9 +85,10 @@ class Registration:
     regions: tuple[str, ...] = ()
 
 
-def registration(resolver: Resolver, service: str) -> Registration:
+def registration(resolver: Resolver, service: str, accounts: bool = True) -> Registration:
     """Return what ``service`` declares for Keystone on this site.
 
+    :param accounts: whether to include its accounts, whose passwords only the host that registers them holds.
     :raises ContextError: an expression cannot be resolved, or a password is missing.
     """
     declared = resolver.declarations[service]["keystone"]
@@ -99,9 +100,9 @@ def registration(resolver: Resolver, service: str) -> Registration:
     def secret(name: str) -> str:
         return str(names["secret"](name))
 
-    accounts = []
-    if declared.get("user"):
-        accounts.append(
+    owners = []
+    if accounts and declared.get("user"):
+        owners.append(
             Account(
                 text(declared["user"]),
                 secret(declared["password"]),
@@ -109,9 +110,9 @@ def registration(resolver: Resolver, service: str) -> Registration:
                 project=text(declared["project"]),
             )
         )
-    accounts += [
+    owners += [
         Account(text(item["admin"]), secret(item["password"]), ("admin",), domain=text(item["name"]))
-        for item in declared["domains"]
+        for item in (declared["domains"] if accounts else ())
     ]
     services = [
         Service(
@@ -129,7 +130,7 @@ def registration(resolver: Resolver, service: str) -> Registration:
         # One Keystone serves all regions; each needs its own way to it.
         regions += map(str, resolver.value("multiple_regions_names") or [])
     return Registration(
-        tuple(accounts),
+        tuple(owners),
         tuple(resolver.strings(declared["extra_roles"], names)),
         tuple(services),
         tuple(dict.fromkeys(regions)),

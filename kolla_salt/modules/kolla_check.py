@@ -386,7 +386,7 @@ def agents() -> list[dict[str, Any]]:
     if not password:
         raise CommandExecutionError(
             f"asking for agents on {__opts__['id']}: its pillar has no keystone_admin_password; "
-            "expected on the first controller. kolla-salt genpwd makes it"
+            "expected on every controller. kolla-salt genpwd makes it"
         )
     url = f"{resolver.endpoint(_identity_entry(resolver))}/v3"
     user = _value(resolver, "keystone_admin_user", "admin")

@@ -61,14 +61,14 @@ def _keystone() -> identity.Keystone:
     return cached["keystone"]
 
 
-def _registration(service: str) -> identity.Registration:
+def _registration(service: str, accounts: bool = True) -> identity.Registration:
     resolver = _resolver()
     if service not in resolver.declarations:
         hint = nearest(service, resolver.declarations)
         raise CommandExecutionError(f"registering service '{service}': no such declaration{hint}")
     if not resolver.declarations[service]["keystone"]:
         return identity.Registration()
-    return identity.registration(resolver, service)
+    return identity.registration(resolver, service, accounts)
 
 
 def _silent() -> str | None:
@@ -163,7 +163,7 @@ def strangers() -> list[dict[str, str]]:
         salt node1 kolla_keystone.strangers
     """
     with _errors("looking for what nobody declares"):
-        registrations = [_registration(name) for name in _resolver().enabled_services()]
+        registrations = [_registration(name, accounts=False) for name in _resolver().enabled_services()]
         keystone = _keystone()
         services, endpoints = keystone.get("/services")["services"], keystone.get("/endpoints")["endpoints"]
         return identity.strangers(registrations, services, endpoints)

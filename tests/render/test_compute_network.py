@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from kolla_salt import config, declarations, expand
+from kolla_salt import config, declarations, expand, identity
 from kolla_salt import site as sites
 from kolla_salt.context import Resolver
 
@@ -82,6 +82,16 @@ def arguments(states, state_id):
 
 
 # --- all of them ----------------------------------------------------------------------------------------------
+
+
+def test_any_controller_can_be_asked_how_the_cloud_is_and_no_other_host(cloud, formula, on):
+    administrators = {"keystone_admin_password", "database_password"}
+    held = {host: administrators & set(sites.host_pillar(cloud, formula, host)["passwords"]) for host in HOSTS}
+    assert held == {host: administrators if host in CONTROLLERS else set() for host in HOSTS}
+    # What the catalogue should hold is known without the passwords of the services' accounts.
+    second = on("ctl2")
+    for service in (name for name in second.enabled_services() if formula[name]["keystone"]):
+        assert not identity.registration(second, service, accounts=False).accounts
 
 
 @pytest.mark.parametrize("options", [
