@@ -148,7 +148,7 @@ def test_a_compute_host_joins_within_minutes_and_nothing_else_restarts(before, s
     plan = add("--plan")
     assert plan["concerned"][NEW.name] is None and plan["concerned"]["node2"] == ["kolla"]
     assert topology() == before
-    assert add()["seconds"] < 180
+    assert add()["seconds"] < 300, "images fetched; with them there: see below"
     assert started(others) == at_first
     again = kolla_salt("node", "add", NEW.name)
     assert again["done"][-1]["said"] == "nothing had to be changed"
@@ -186,7 +186,7 @@ def test_a_host_is_not_removed_before_it_is_drained_and_then_without_a_trace(bef
 
 
 def test_servers_of_a_dead_host_are_made_anew_where_that_is_asked_for(before, server):
-    add()
+    assert add()["seconds"] < 180, "the images are there"
     empty("node4")
     assert server.host() == NEW.name
     kolla_salt("sandbox", "kill", NEW.name)
