@@ -148,15 +148,19 @@ def load(directory: Path | str) -> Site:
 
 
 def needed_passwords(resolver: Resolver, host: str) -> set[str]:
-    """Return the names of the passwords that the services placed on ``host`` need there."""
+    """Return the names of the passwords that the services placed on ``host`` need there.
+
+    Any controller can be asked how the cloud is, since the first one may be what is broken: each holds the
+    administrators' passwords.
+    """
     needed: set[str] = set()
     control = resolver.member("control", host)
     for service in resolver.enabled_services():
         decl = resolver.declarations[service]
-        if control:
-            # Any controller can be asked how the cloud is: the first one may be what is broken.
-            needed.update({"keystone_admin_password"} if decl["keystone"] else ())
-            needed.update({"database_password"} if decl["database"] else ())
+        if control and decl["keystone"]:
+            needed.add("keystone_admin_password")
+        if control and decl["database"]:
+            needed.add("database_password")
         if not resolver.placed(service, host):
             continue
         names = resolver.names(service)

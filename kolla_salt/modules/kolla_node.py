@@ -176,11 +176,12 @@ def pull(images: Any = None, threads: int | None = None, again: bool = False) ->
             failed[reference] = str(error)
 
     if wanted:
-        threads = threads or (1 if _serves() else 2)
+        if threads is None:
+            threads = 1 if _serves() else 2
         # The first one alone: it loads the engine's client, which is not safe to do in several threads at once.
         fetch(wanted[0])
         contexts = [contextvars.copy_context() for _ in wanted[1:]]
-        with ThreadPoolExecutor(max_workers=threads) as pool:
+        with ThreadPoolExecutor(max_workers=max(1, threads)) as pool:
             # Salt's dunders live in context variables, which a new thread does not have by itself.
             list(pool.map(lambda reference, context: context.run(fetch, reference), wanted[1:], contexts))
     return {"pulled": sorted(pulled), "failed": failed}
