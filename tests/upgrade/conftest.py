@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -14,10 +16,14 @@ import pytest
 import yaml
 
 from kolla_salt.sandbox.paths import find_paths
+from kolla_salt.upgrade import began
 
 ROOT = Path(__file__).resolve().parents[2]
 OLD, NEW = os.environ.get("OLD", "2025.2"), os.environ.get("NEW", "2026.1")
 FIGURES = ROOT / "build/test-upgrade/figures.json"
+#: What the command prints when a step begins: its wave of how many, and its name.
+STEP = re.compile(r"^\d+/\d+  (.+)$")
+BEFORE = "the prechecks"
 
 
 def kolla_salt(*arguments: str, timeout: int = 1800) -> subprocess.CompletedProcess:
@@ -39,6 +45,36 @@ def figure(name: str, value: Any) -> None:
     found = json.loads(FIGURES.read_text()) if FIGURES.exists() else {}
     FIGURES.write_text(json.dumps({**found, name: value}, indent=1) + "\n")
     print(f"{name}: {value}", flush=True)
+
+
+class Upgrade:
+    """The command as it runs, with the step that it is in."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.step = BEFORE
+        command = [sys.executable, "-m", "kolla_salt.cli.main", "upgrade"]
+        self.process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+        )
+        self.reader = threading.Thread(target=self._read)
+        self.reader.start()
+
+    def _read(self) -> None:
+        for line in self.process.stdout:
+            self.lines.append(line)
+            if found := STEP.match(line):
+                self.step = found[1]
+
+    def goes_on(self) -> bool:
+        """Return whether it has not ended."""
+        return self.process.poll() is None
+
+    def ended(self, seconds: float = 1800) -> tuple[bool, str]:
+        """Return whether it ended well, and its last words."""
+        status = self.process.wait(seconds)
+        self.reader.join()
+        return status == 0, "".join(self.lines[-20:])
 
 
 class Cloud:
@@ -119,6 +155,18 @@ class Cloud:
         }  # fmt: skip
         lost = {kind: set(ids) - {item.id for item in there[kind]} for kind, ids in self.made.items()}
         return {kind: ids for kind, ids in lost.items() if ids}
+
+    def go_back(self, earlier: set[str], happened: Any) -> None:
+        """Roll back what was begun since ``earlier`` runs: the last one, with all that it has gone on with."""
+        runs = [item["id"] for item in answer("runs", "list")["runs"] if item["id"] not in earlier and began(item)]
+        if runs:
+            said = answer("rollback", max(runs), "--restore-database", status=None)
+            assert said["ok"], json.dumps([happened, said], indent=1, default=str)[:4000]
+        self.name_release(OLD)
+        verified = answer("verify", status=None)
+        assert verified["ok"], json.dumps([happened, verified], indent=1)[:4000]
+        assert all(tag.startswith(OLD) for tag in self.images().values()), happened
+        assert self.missing() == {}, happened
 
 
 @pytest.fixture(scope="session")

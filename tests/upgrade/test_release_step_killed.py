@@ -5,17 +5,12 @@ from __future__ import annotations
 import json
 import os
 import random
-import re
 import signal
 import subprocess
-import sys
-import threading
 import time
 
 import pytest
-from conftest import NEW, OLD, answer, figure, kolla_salt
-
-from kolla_salt.upgrade import began
+from conftest import BEFORE, NEW, OLD, Upgrade, answer, figure, kolla_salt
 
 pytestmark = [pytest.mark.upgrade, pytest.mark.timeout(0)]
 
@@ -23,9 +18,6 @@ pytestmark = [pytest.mark.upgrade, pytest.mark.timeout(0)]
 KILLS = int(os.environ.get("KILLS", "6"))
 #: Seconds into a step, at most; many take less than one.
 SECONDS = (0.0, 0.5, 2.0, 8.0)
-#: What the command prints when a step begins: its wave of how many, and its name.
-STEP = re.compile(r"^\d+/\d+  (.+)$")
-BEFORE = "the prechecks"
 #: After so many kills it is taken back from where it is, instead of ended.
 RETURN = 12
 SEED = int(os.environ.get("SEED", "0")) or random.randrange(10**6)
@@ -49,34 +41,6 @@ def engine(host):
 
 def command(host):
     """The command itself, as a closed terminal or an operator does; its process group gets the signal."""
-
-
-class Upgrade:
-    """The command as it runs, with the step that it is in."""
-
-    def __init__(self):
-        self.lines, self.step = [], BEFORE
-        command = [sys.executable, "-m", "kolla_salt.cli.main", "upgrade"]
-        self.process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
-        )
-        self.reader = threading.Thread(target=self._read)
-        self.reader.start()
-
-    def _read(self):
-        for line in self.process.stdout:
-            self.lines.append(line)
-            if found := STEP.match(line):
-                self.step = found[1]
-
-    def goes_on(self):
-        return self.process.poll() is None
-
-    def ended(self, seconds=1800):
-        """Whether it ended well, and its last words."""
-        status = self.process.wait(seconds)
-        self.reader.join()
-        return status == 0, "".join(self.lines[-12:])
 
 
 def killed(chance, host, most, hit):
@@ -110,19 +74,6 @@ def killed(chance, host, most, hit):
     return kills, well, said
 
 
-def back(cloud, earlier, kills):
-    """Roll back what was begun since ``earlier`` runs: the last one, with all that it has gone on with."""
-    runs = [item["id"] for item in answer("runs", "list")["runs"] if item["id"] not in earlier and began(item)]
-    if runs:
-        said = answer("rollback", max(runs), "--restore-database", status=None)
-        assert said["ok"], json.dumps([kills, said], indent=1, default=str)[:4000]
-    cloud.name_release(OLD)
-    verified = answer("verify", status=None)
-    assert verified["ok"], json.dumps([kills, verified], indent=1)[:4000]
-    assert all(tag.startswith(OLD) for tag in cloud.images().values()), kills
-    assert cloud.missing() == {}, kills
-
-
 def test_an_upgrade_that_is_killed_at_random_moments_is_ended_or_taken_back_by_one_command(cloud):
     chance, kills, ended, returned, machines = random.Random(SEED), [], 0, 0, cloud.machines()
     hit, upgraded = set(), set()
@@ -138,7 +89,7 @@ def test_an_upgrade_that_is_killed_at_random_moments_is_ended_or_taken_back_by_o
             through = not new or well
             print(f"{len(kills)} kills: {said}", flush=True)
         if not through and len(kills) < KILLS:
-            back(cloud, earlier, kills)
+            cloud.go_back(earlier, kills)
             returned += 1
             continue
         said = answer("upgrade", status=None)
@@ -150,7 +101,7 @@ def test_an_upgrade_that_is_killed_at_random_moments_is_ended_or_taken_back_by_o
         ended += 1
         upgraded |= hit
         hit.clear()  # all steps again
-        back(cloud, earlier, kills)
+        cloud.go_back(earlier, kills)
     figure(
         "kills of an upgrade, all ended well",
         {"seed": SEED, "kills": kills, "steps": len(upgraded | hit), "ended": ended, "returned": returned},
