@@ -28,6 +28,9 @@ STATE, VIEW = "grastate.dat", "gvwstate.dat"
 UNFINISHED = paths.STATE_DIR / "mariadb-bootstrap-unfinished"
 #: Exists from the moment at which a new member may get its data until it has them.
 JOINING = paths.STATE_DIR / "mariadb-joins"
+#: Holds the directory in which this host's database was last seen: a volume that is not there does not mean that there
+#: never was a database.
+SEEN = paths.STATE_DIR / "mariadb-data"
 CONNECT_TIMEOUT = 1.5
 #: A new member receives all data before it answers.
 JOIN_TIMEOUT = 1800
@@ -90,7 +93,8 @@ def lookup() -> dict[str, Any]:
 
     :returns: ``host``; ``time``: now; ``known``: its engine answered, else it only seems to have nothing; ``data``: it
         has a database; ``container``: its state; ``running``; ``one_shot``: it starts as the first of a new cluster;
-        ``joining``: it is getting its first data; ``uuid``, ``seqno`` and ``safe_to_bootstrap`` as Galera wrote them at
+        ``joining``: it is getting its first data; ``had``: directory of data that were seen here at some time, empty if
+        never; ``uuid``, ``seqno`` and ``safe_to_bootstrap`` as Galera wrote them at
         its last stop, ``written``: when that was; ``view``: the last cluster that it was part of.
 
     CLI Example:
@@ -112,6 +116,7 @@ def lookup() -> dict[str, Any]:
         "running": container.startswith(("running", "restarting")),
         "one_shot": False,
         "joining": JOINING.exists(),
+        "had": SEEN.read_text().strip() if SEEN.exists() else "",
         "written": 0.0,
         "view": None,
     }
@@ -128,7 +133,7 @@ def lookup() -> dict[str, Any]:
 
 
 def announce() -> bool:
-    """Tell the master what this member has, so that the others know it even when this host is gone.
+    """Tell the master what this member has, so that the others know it even when this host is gone; note it here too.
 
     CLI Example:
 
@@ -142,7 +147,18 @@ def announce() -> bool:
         __salt__["kolla_container.state"](CONTAINER)
     except CommandExecutionError:
         return False  # what was told before must not be forgotten for an engine that does not answer
+    _note_data()
     return bool(__salt__["mine.send"]("kolla_mariadb.lookup"))
+
+
+def _note_data() -> None:
+    """Have it remembered where this host has a database, if it has one."""
+    found, directory = lookup(), str(_data_dir() or "")
+    if found["data"] and found["had"] != directory:
+        SEEN.parent.mkdir(parents=True, exist_ok=True)
+        beside = SEEN.with_name(f".{SEEN.name}.new")
+        beside.write_text(f"{directory}\n")
+        beside.replace(SEEN)
 
 
 def _others() -> list[str]:
@@ -191,9 +207,18 @@ def _decision(predict: bool = False) -> str:
             # One whose engine did not answer has said nothing.
             known = {host: said for host, said in known.items() if said.get("known", True)}
     try:
-        return galera.decide(own, others, answering, known, primary, None if predict else time.time())
+        action = galera.decide(own, others, answering, known, primary, None if predict else time.time())
     except galera.GaleraError as exc:
         raise CommandExecutionError(str(exc)) from exc
+    if action == galera.BOOTSTRAP and own["known"] and own["had"]:
+        volume = resolver.value("mariadb_datadir_volume")
+        raise CommandExecutionError(
+            f"making a new, empty database on {own['host']}: it had one in {own['had']}; found none in "
+            f"{_data_dir() or f'the volume {volume}, which does not exist'}. Mount the disk with the data, or set "
+            "mariadb_datadir_volume to where they are, then give the same command again. If they are lost and an empty "
+            f"database is wanted in their place, which no service knows anything of: remove {SEEN} on {own['host']}"
+        )
+    return action
 
 
 def preparation_diff() -> Changes:

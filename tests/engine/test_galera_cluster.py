@@ -203,6 +203,7 @@ class Cloud:
         for key, value in (
             ("__salt__", functions), ("__opts__", {"id": name, "test": False}), ("__pillar__", host.pillar),
             ("__context__", host.context), ("UNFINISHED", host.base / "unfinished"), ("JOINING", host.base / "joins"),
+            ("SEEN", host.base / "seen"),
         ):  # fmt: skip
             self.monkeypatch.setattr(kolla_mariadb, key, value, raising=False)
         return host

@@ -296,6 +296,7 @@ def host(tmp_path, monkeypatch):
         monkeypatch.setattr(kolla_mariadb, name, value, raising=False)
     monkeypatch.setattr(kolla_mariadb, "UNFINISHED", tmp_path / "lib" / "unfinished")
     monkeypatch.setattr(kolla_mariadb, "JOINING", tmp_path / "lib" / "joins")
+    monkeypatch.setattr(kolla_mariadb, "SEEN", tmp_path / "lib" / "seen")
     found.mine = {name: {"data": False, "time": time.time()} for name in HOSTS if name != "ctl1"}
     # Only root may give files to the database's user.
     monkeypatch.setattr(kolla_mariadb.os, "chown", lambda path, uid, gid: None)
@@ -321,6 +322,29 @@ def test_a_database_that_was_made_is_never_made_again(host):
     assert kolla_mariadb.preparation_diff() == {}
     assert kolla_mariadb.prepare() == ""
     assert host.runs == []
+
+
+@pytest.mark.parametrize("hosts", [["ctl1"], [*HOSTS]])
+def test_a_host_whose_volume_of_the_database_is_gone_gets_no_empty_one_in_its_place(host, monkeypatch, hosts):
+    """A disk that was not mounted after a reboot: the cloud would come up with nothing in it."""
+    monkeypatch.setattr(kolla_mariadb, "_others", lambda: [name for name in hosts if name != "ctl1"])
+    kolla_mariadb.prepare()
+    kolla_mariadb.announce()
+    gone = host.data.with_name("not-mounted")
+    host.data.rename(gone)
+    kolla_mariadb.announce()  # as each run does
+    host.mine.pop("sent")
+    with pytest.raises(CommandExecutionError, match=f"it had one in {host.data}; found none.*Mount the disk.*remove"):
+        kolla_mariadb.preparation_diff()
+    with pytest.raises(CommandExecutionError, match="it had one in"):
+        kolla_mariadb.prepare()
+    assert len(host.runs) == 1
+    gone.rename(host.data)
+    assert kolla_mariadb.preparation_diff() == {}
+    host.data.rename(gone)
+    kolla_mariadb.SEEN.unlink()
+    kolla_mariadb.prepare()
+    assert len(host.runs) == 2
 
 
 @pytest.fixture
