@@ -93,6 +93,17 @@ CONTAINER_FIELDS: dict[str, tuple[tuple[type, ...], Any]] = {
 
 #: A file without a template that its container cannot do without: the operator gives it.
 NEEDED = "needed"
+#: Every container trusts the authorities whose certificates the operator gives: the images' start script puts what is
+#: there into the system's store, and takes out what has left (`kolla_copy_cacerts`, images of 2025.1 and later).
+AUTHORITIES = {
+    "ca-certificates/": {
+        "tree": "certificates/ca",
+        "dest": "/var/lib/kolla/share/ca-certificates",
+        "owner": "root",
+        "perm": "0644",
+        "when": "copy_ca_into_containers",
+    }
+}
 FILE_FIELDS: dict[str, tuple[tuple[type, ...], Any]] = {
     "template": ((str,), None),
     "source": ((str,), None),
@@ -349,6 +360,7 @@ def _container(decl: Declaration, container: str, fields: Any, errors: list[str]
         spec["group"] = own if own in decl["groups"] else decl["group"]
     if spec["command"] is None:
         errors.append(f"{where}.command: missing")
+    spec["files"] = {**spec["files"], **AUTHORITIES}
     for file, options in list(spec["files"].items()):
         spec["files"][file] = entry = _fill(f"{where}.files.{file}", options, FILE_FIELDS, errors)
         entry["source"] = entry["source"] or file

@@ -5,11 +5,15 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 from kolla_salt.cli import place, view
 from kolla_salt.cli.errors import CliError
+
+#: What of Kolla-Ansible's folder of certificates has the same place here.
+CERTIFICATES = ("haproxy.pem", "haproxy-internal.pem", "ca/*.crt")
 
 
 def add_parser(subparsers: Any) -> None:
@@ -164,6 +168,11 @@ def import_site(args: argparse.Namespace) -> int:
     copied = _overrides(
         Path(args.config) if args.config else Path(args.globals).parent / "config", directory / "overrides", found.left
     )
+    certificates = Path(args.globals).parent / "certificates"
+    copied += [
+        f"certificates/{name}"
+        for name in _overrides(certificates, directory / "overrides/certificates", found.left, CERTIFICATES)
+    ]
     kinds = passwords.declared(decls)
     lacking = sorted(name for name, kind in kinds.items() if name not in old and kind["kind"] != "none")
     if args.json:
@@ -194,20 +203,22 @@ def import_site(args: argparse.Namespace) -> int:
     return 1 if found.left else 0
 
 
-def _overrides(source: Path, target: Path, left: list[str]) -> list[str]:
-    """Copy configuration fragments; what is not text is left, and named."""
+def _overrides(source: Path, target: Path, left: list[str], patterns: tuple[str, ...] = ("*",)) -> list[str]:
+    """Copy configuration fragments that match, with their modes; what is not text is left, and named."""
     copied = []
     target.mkdir(parents=True, exist_ok=True)
     for path in sorted(source.rglob("*")) if source.is_dir() else []:
-        if not path.is_file():
-            continue
         name = str(path.relative_to(source))
+        if not path.is_file() or not any(fnmatch(name, pattern) for pattern in patterns):
+            continue
         try:
             text = path.read_text()
         except UnicodeDecodeError:
             left.append(f"{path}: not text; configuration fragments are")
             continue
         (target / name).parent.mkdir(parents=True, exist_ok=True)
+        (target / name).touch(mode=0o600)
         (target / name).write_text(text)
+        shutil.copymode(path, target / name)
         copied.append(name)
     return copied

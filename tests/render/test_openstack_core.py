@@ -234,6 +234,30 @@ def test_domains_of_the_operator_get_their_own_drivers(on):
     assert "domains/keystone.corp.conf" in expand.container_spec(resolver, "keystone", "keystone")["reload_files"]
 
 
+def test_authorities_of_the_operator_are_among_those_that_every_container_trusts(on, cloud, formula):
+    given = {"certificates/ca/corp.crt": "-----BEGIN CERTIFICATE-----\nabc\n-----END CERTIFICATE-----\n"}
+    resolver = on("ctl2", overrides=given)
+    placed = [
+        (service, name)
+        for service in resolver.enabled_services()
+        for name, here in resolver.containers(service).items()
+        if here
+    ]
+    assert {"keystone", "mariadb", "haproxy", "nova_api", "cron"} <= {name for _, name in placed}
+    for service, name in placed:
+        assert text(resolver, service, name, "ca-certificates/corp.crt") == given["certificates/ca/corp.crt"]
+        copied = {
+            entry["dest"]: entry for entry in json.loads(text(resolver, service, name, "config.json"))["config_files"]
+        }
+        entry = copied["/var/lib/kolla/share/ca-certificates/corp.crt"]
+        assert entry["source"] == "/var/lib/kolla/config_files/ca-certificates/corp.crt"
+        assert (entry["owner"], entry["perm"]) == ("root", "0644")
+    cloud.overrides.update(given)
+    assert not [problem for problem in sites.validate(cloud, formula) if "overrides/" in problem.path]
+    without = on("ctl2", overrides=given, copy_ca_into_containers=False)
+    assert "ca-certificates" not in text(without, "keystone", "keystone", "config.json")
+
+
 def test_an_override_in_a_tree_is_a_known_path(cloud, formula):
     cloud.overrides["keystone/domains/keystone.corp.conf"] = "[identity]\ndriver = ldap\n"
     assert not [problem for problem in sites.validate(cloud, formula) if "overrides/" in problem.path]

@@ -108,6 +108,10 @@ def test_an_import_fails_softly_and_writes_a_site(tmp_path, capsys):
     (tmp_path / "inventory").write_text("[control]\na ansible_host=10.0.0.1\n")
     (tmp_path / "config" / "nova").mkdir(parents=True)
     (tmp_path / "config" / "nova" / "nova-compute.conf").write_text("[DEFAULT]\n")
+    (tmp_path / "certificates" / "ca").mkdir(parents=True)
+    for name in ("ca/corp.crt", "haproxy.pem", "backend-key.pem"):
+        (tmp_path / "certificates" / name).write_text("-----BEGIN\n")
+    (tmp_path / "certificates" / "haproxy.pem").chmod(0o600)
     target = tmp_path / "site"
     argv = [
         "import",
@@ -124,7 +128,8 @@ def test_an_import_fails_softly_and_writes_a_site(tmp_path, capsys):
     assert cli.main(argv) == 1
     answer = json.loads(capsys.readouterr().out)
     assert [line for line in answer["not_taken_over"] if "unknown_thing" in line]
-    assert answer["overrides"] == ["nova/nova-compute.conf"]
+    assert answer["overrides"] == ["nova/nova-compute.conf", "certificates/ca/corp.crt", "certificates/haproxy.pem"]
+    assert stat.S_IMODE((target / "overrides/certificates/haproxy.pem").stat().st_mode) == 0o600
     assert "secret-of-before" not in json.dumps(answer)
     assert passwords.read(target / "passwords.yml") == {"keystone_admin_password": "secret-of-before"}
 
