@@ -1,5 +1,6 @@
 import argparse
 import json
+import time
 from subprocess import DEVNULL, Popen
 
 import pytest
@@ -9,7 +10,7 @@ from kolla_salt.images.build import Options, Records, failure_lines, to_build
 from kolla_salt.images.errors import ImageError
 from kolla_salt.images.keys import ImageKey, image_keys, parent_of
 from kolla_salt.images.places import Cache, default_images, load_release, releases
-from kolla_salt.images.process import Daemon, locked
+from kolla_salt.images.process import Daemon, command_line, locked
 from kolla_salt.images.progress import Event, Progress, Report, Result, parse_line, parse_summary
 
 
@@ -262,6 +263,9 @@ def test_the_registry_that_a_build_pushes_to_is_spared(tmp_path):
             (folder / f"{name}.yml").write_text(registry.config(listen, folder, "s"))
             running[listen] = Popen(["tail", "-f", str(folder / f"{name}.yml")], stdout=DEVNULL)
             (folder / f"{name}.pid").write_text(str(running[listen].pid))
+        until = time.monotonic() + 10
+        while not all(command_line(process.pid) for process in running.values()) and time.monotonic() < until:
+            time.sleep(0.01)  # a program that has just begun has no arguments yet
         assert registry.running(cache=cache) == sorted([registry.LOCAL, registry.BRIDGE])
         with locked(cache.work / "lock", "building"):
             assert registry.stop(cache=cache, unless_building=True) == [registry.BRIDGE]
