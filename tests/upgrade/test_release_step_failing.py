@@ -140,14 +140,17 @@ def test_an_upgrade_that_fails_in_each_step_goes_on_or_its_service_goes_back(clo
         row = {"step": step, "refused": refused, "silent": silent(cloud), "way": "on"}
         if len(cloud.hosts) > 1:
             assert not row["silent"], row
-        if len(hit) % 2 == 0:
+        if len(hit) % 2 == 0 and ": snapshot" not in step:
             began = time.monotonic()
             done = answer("rollback", back[1], "--service", service, "--restore-database", status=None)
             row |= {"way": "back", "seconds": round(time.monotonic() - began, 1)}
-            assert done["ok"], json.dumps([row, done], indent=1, default=str)[:4000]
+            if "the run has not changed it" in str(done.get("error")):
+                row["way"] = "nothing to take back"  # it was the first thing of that service
+            else:
+                assert done["ok"], json.dumps([row, done], indent=1, default=str)[:4000]
+                mine = {name: tag for name, tag in cloud.images().items() if images.get(name) != tag}
+                assert all(before[service].get(name) == tag for name, tag in mine.items()), [row, mine]
             assert silent(cloud) == [], row
-            mine = {name: tag for name, tag in cloud.images().items() if images.get(name) != tag}
-            assert all(before[service].get(name) == tag for name, tag in mine.items()), [row, mine]
         rows.append(row)
         print(f"{time.strftime('%X')} {json.dumps(row)}", flush=True)
     verified = answer("verify", status=None)
@@ -162,6 +165,7 @@ def test_an_upgrade_that_fails_in_each_step_goes_on_or_its_service_goes_back(clo
             "steps that ended before": sorted(missed - hit),
             "gone on with": ways.count("on"),
             "service taken back": ways.count("back"),
+            "nothing had been changed": ways.count("nothing to take back"),
             "an API away until then": sum(1 for row in rows if row["silent"]),
         },
     )
