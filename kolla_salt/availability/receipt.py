@@ -205,6 +205,11 @@ class Receipt:
         """How many requests failed, of all."""
         return self.data["failed"]
 
+    @property
+    def away(self) -> list[str]:
+        """The services that have answered and did not any more at the end."""
+        return [name for name, said in self.services.items() if said["open"] and said["there_before"] is not None]
+
     def recovery(self, label: str) -> dict[str, float | None]:
         """Return for each target how many seconds after the mark ``label`` it was all there again.
 

@@ -111,20 +111,26 @@ class Watcher:
                 self.process.stdin.write(json.dumps({"mark": label}).encode() + b"\n")
                 self.process.stdin.flush()
 
-    def stop(self) -> Receipt | None:
-        """End the child and return what it saw; None if it left nothing."""
+    def stop(self, patience: float = 0) -> Receipt | None:
+        """End the child and return what it saw; None if it left nothing.
+
+        Args:
+            patience: seconds for which it goes on as long as something that has answered does not answer any more.
+        """
         process, self.process = self.process, None
         if process is None:
             return None
         assert process.stdin is not None and process.stdout is not None
         with contextlib.suppress(OSError, ValueError):
-            process.stdin.write(b'{"stop": true}\n')
-            process.stdin.close()
+            process.stdin.write(json.dumps({"stop": True, "patience": patience}).encode() + b"\n")
+            process.stdin.flush()
         try:
-            process.wait(TIMEOUT * 3 + 5)
+            process.wait(TIMEOUT * 3 + 5 + patience)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+        with contextlib.suppress(OSError):
+            process.stdin.close()
         process.stdout.close()
         log = self.record.folder / "availability.log"
         with contextlib.suppress(OSError):
@@ -153,20 +159,30 @@ def serve(folder: Path) -> int:
     from kolla_salt import runs  # only now: somebody waits for the line above
 
     record = runs.Run(folder.parent, folder.name)
-    flushed = time.monotonic()
+    flushed, patience = time.monotonic(), None
     while os.getppid() == parent and not lines.closed:
         line = lines.next(LOOK)
         if line is not None:
             said: dict[str, Any] = json.loads(line)
             if said.get("stop"):
-                break
-            probe.mark(str(said.get("mark")))
+                patience = time.monotonic() + float(said.get("patience") or 0)
+            else:
+                probe.mark(str(said.get("mark")))
+        if patience is not None and (time.monotonic() >= patience or not _away(probe)):
+            break
         if time.monotonic() - flushed >= FLUSH:
             with contextlib.suppress(OSError):  # the disk may be full for now
                 record.write_availability(probe.snapshot().data)
             flushed = time.monotonic()
     record.write_availability(probe.stop().data)
     return 0
+
+
+def _away(probe: Probe) -> list[str]:
+    """Return what does not answer any more, as far as the probe still knows."""
+    with contextlib.suppress(OSError):
+        return probe.snapshot().away
+    return []
 
 
 class _Lines:

@@ -49,6 +49,8 @@ REST = 600.0
 #: Seconds in which a host that Salt has given up may still say that it is at the job. Salt's own are those of the
 #: master's `timeout` and `gather_job_timeout`; all together a host that died is given up within a minute.
 INSIST = 30.0
+#: Seconds for which a run that is done waits for APIs that have answered before.
+PATIENCE = 60.0
 
 
 def __virtual__() -> str:
@@ -865,9 +867,17 @@ def end() -> dict[str, Any]:
             + "\n  ".join(lacking)
             + "\n'kolla-salt verify' looks again"
         )
+    # Whoever removes containers may mean that an API goes.
+    removed = any(set(run["fates"].before.get(host, ())) - set(there) for host, there in (after or {}).items())
+    availability, away = _stop_watching(run, PATIENCE if run["result"] == "ok" and not removed else 0)
+    if run["result"] == "ok" and away and not removed:
+        run["result"] = "failed"
+        said["error"] = (
+            f"all was done, but {', '.join(away)} has answered before and does not any more, after {PATIENCE:g} s of "
+            f"waiting; 'kolla-salt runs show {run['record'].id}' says since when, 'kolla-salt verify' what is wrong"
+        )
     if deviations and run["result"] == "ok":
         run["result"] = "deviated"
-    availability = _stop_watching(run)
     seconds = round(time.time() - run["started"], 3)
     result = {
         "result": run["result"],
@@ -908,18 +918,21 @@ def _unheard(run: dict[str, Any], after: dict[str, Any]) -> list[str]:
     return said if isinstance(said, list) else [f"{asker} was asked for it: {outcome.why_not(said)}"]
 
 
-def _stop_watching(run: dict[str, Any]) -> dict[str, Any]:
-    """End the probe, if there is one; return its figures as a field of the record."""
+def _stop_watching(run: dict[str, Any], patience: float = 0) -> tuple[dict[str, Any], list[str]]:
+    """End the probe, if there is one; return its figures as a field of the record, and the services that are away.
+
+    What was started last may need a moment, the load balancer above all: it is waited for (``patience``, seconds).
+    """
     watcher: Watcher | None = run.pop("watcher", None)
-    receipt = watcher.stop() if watcher else None
-    return {"availability": receipt.brief()} if receipt else {}
+    receipt = watcher.stop(patience) if watcher else None
+    return ({"availability": receipt.brief()}, receipt.away) if receipt else ({}, [])
 
 
 def _failed(run: dict[str, Any], text: str) -> CommandExecutionError:
     """Close the record with ``text`` and return the error to raise."""
     run["result"] = "failed"
     run["closed"] = True
-    availability = _stop_watching(run)
+    availability, _ = _stop_watching(run)
     run["record"].close("failed", error=text, seconds=round(time.time() - run["started"], 3), **availability)
     _fire("ended", {"run": run["record"].id, "result": "failed", "error": text})
     return CommandExecutionError(text)

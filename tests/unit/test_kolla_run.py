@@ -283,3 +283,41 @@ def test_agents_are_not_waited_for_where_a_service_has_failed_or_no_container_is
     run["fates"].before["ctl2"] = {"web_helper": {}}
     ended([])
     assert run["asked"] == []
+
+
+# --- what users notice ------------------------------------------------------------------------------------------------
+
+
+class Watching:
+    """A probe that still misses a service at the end."""
+
+    def __init__(self, away):
+        self.away, self.patience = away, None
+
+    def stop(self, patience=0):
+        self.patience = patience
+        return self
+
+    def brief(self):
+        return {"failed": 3}
+
+
+def test_a_run_after_which_an_api_does_not_answer_has_not_ended_well(run, ended):
+    run["watcher"] = watching = Watching(["web"])
+    done = ended([])
+    assert watching.patience == module.PATIENCE
+    assert done["result"] == "failed" and done["availability"] == {"failed": 3}
+    assert "web has answered before and does not any more, after 60 s" in run["record"].header()["error"]
+
+
+def test_a_run_after_which_all_answer_ends_well(run, ended):
+    run["watcher"] = Watching([])
+    assert ended([])["result"] == "ok"
+
+
+def test_an_api_is_not_waited_for_where_the_run_has_failed_or_has_removed_containers(run, ended):
+    run |= {"result": "failed", "watcher": (watching := Watching(["web"]))}
+    assert ended([])["result"] == "failed" and watching.patience == 0
+    run |= {"result": "ok", "closed": False, "watcher": (watching := Watching(["web"]))}
+    run["fates"].before["ctl1"] = {"web": {"id": "0"}}
+    assert ended([])["result"] == "ok" and watching.patience == 0

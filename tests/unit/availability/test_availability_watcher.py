@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from pathlib import Path
 
@@ -73,6 +74,42 @@ def test_a_run_is_watched_and_its_record_keeps_the_receipt(tmp_path, api):
     assert stat.S_IMODE((record.folder / "availability.json").stat().st_mode) == 0o600
     assert not (record.folder / "availability.log").exists()
     assert watcher.stop() is None
+
+
+def test_what_is_away_at_the_end_is_waited_for(tmp_path, api):
+    watcher = Watcher(runs.create("deploy", tmp_path), wanted(api), Account())
+    assert watcher.start()
+    time.sleep(0.3)
+    api.stop()
+    time.sleep(0.5)
+    comes_back = threading.Timer(1.0, api.start)
+    comes_back.start()
+    began = time.monotonic()
+    receipt = watcher.stop(patience=30)
+    comes_back.join()
+    assert 0.8 < time.monotonic() - began < 15
+    assert receipt.away == [] and not receipt.services["web"]["open"] and receipt.services["web"]["failed"]
+
+
+def test_what_does_not_come_back_is_named_after_a_while(tmp_path, api):
+    watcher = Watcher(runs.create("deploy", tmp_path), wanted(api), Account())
+    assert watcher.start()
+    time.sleep(0.3)
+    api.stop()
+    time.sleep(0.3)
+    began = time.monotonic()
+    receipt = watcher.stop(patience=2)
+    assert receipt.away == ["web"] and time.monotonic() - began >= 2
+
+
+def test_what_never_answered_is_not_waited_for(tmp_path, api):
+    api.stop()
+    watcher = Watcher(runs.create("deploy", tmp_path), wanted(api), Account())
+    assert watcher.start()
+    time.sleep(0.3)
+    began = time.monotonic()
+    assert watcher.stop(patience=60).away == []
+    assert time.monotonic() - began < 30
 
 
 def test_no_secret_lands_in_arguments_environment_or_record(tmp_path, api, identity):
