@@ -1,7 +1,7 @@
 """An upgrade each of whose steps fails, and then is gone on with or its service taken back.
 
 What fails is the host's engine: it refuses all that changes something, from the first, third or sixth request of the
-step on, as one whose disk is full does; and all that is asked of it in the first verifications.
+step on, as one whose disk is full does; and all that is asked of it in the first verification.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from conftest import BEFORE, NEW, OLD, Upgrade, answer, figure, kolla_salt
 
+from kolla_salt import declarations
 from kolla_salt.sandbox.node import find_node
 from kolla_salt.sandbox.paths import find_paths
 
@@ -27,8 +28,8 @@ BACK = re.compile(r"Or go back: kolla-salt rollback (\S+)")
 #: Requests of a step that are let through before one is refused, in turn.
 LET = itertools.cycle([0, 2, 5])
 CHANGING, ANY = "^(POST|DELETE|PUT)", "json"
-#: Verifications that fail: it is the same for all services, and goes on for three minutes before it says so.
-VERIFICATIONS = 2
+#: Verifications that fail: it is the same for all services, and goes on for minutes before it says so.
+VERIFICATIONS = 1
 
 
 def inside(host, *command, text=None):
@@ -124,16 +125,13 @@ def test_an_upgrade_that_fails_in_each_step_goes_on_or_its_service_goes_back(clo
     assert all(tag.startswith(OLD) for tag in cloud.images().values())
     cloud.name_release(NEW)
     earlier = {item["id"] for item in answer("runs", "list")["runs"]}
-    before: dict[str, dict[str, str]] = {}
     well = False
     while not well:
-        images = cloud.images()
         step, refused, well, said = failed(engines, hit, missed)
         if well:
             break
         assert refused, f"{step} failed, though nothing was refused: {said}"
         service = step.split(":")[0]
-        before.setdefault(service, images)
         hit.add(step)
         assert "a test has said so" in said or "verification" in step, said
         assert "Continue: kolla-salt upgrade" in said, said
@@ -150,8 +148,9 @@ def test_an_upgrade_that_fails_in_each_step_goes_on_or_its_service_goes_back(clo
                 row["way"] = "nothing to take back"  # it was the first thing of that service
             else:
                 assert done["ok"], json.dumps([row, done], indent=1, default=str)[:4000]
-                mine = {name: tag for name, tag in cloud.images().items() if images.get(name) != tag}
-                assert all(before[service].get(name) == tag for name, tag in mine.items()), [row, mine]
+                names = declarations.load()[service]["containers"]
+                mine = {name: tag for name, tag in cloud.images().items() if name.split("/")[1] in names}
+                assert mine and all(tag.startswith(OLD) for tag in mine.values()), [row, mine]
             assert silent(cloud) == [], row
         rows.append(row)
         print(f"{time.strftime('%X')} {json.dumps(row)}", flush=True)
