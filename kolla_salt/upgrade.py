@@ -149,11 +149,15 @@ def unverified(earlier: Sequence[Mapping[str, Any]]) -> set[str]:
     Args:
         earlier: see :func:`unfinished`.
     """
-    begun = {service for header in earlier for service in header.get("begun") or {}}
-    seen = {
-        service for header in earlier for service, done in (header.get("phases") or {}).items() if "verified" in done
-    }
-    return begun - seen
+    begun: set[str] = set()
+    well: dict[str, bool] = {}
+    for header in earlier:
+        phases = header.get("phases") or {}
+        begun |= set(header.get("begun") or ())
+        # The newest one decides: what was seen well may have been taken back since, and begun again.
+        for service in {*(header.get("begun") or ()), *phases}:
+            well.setdefault(service, "verified" in phases.get(service, ()))
+    return {service for service in begun if not well[service]}
 
 
 def ahead(headers: Sequence[Mapping[str, Any]], to: str) -> set[str]:

@@ -285,6 +285,28 @@ def test_what_was_rolled_back_or_leads_elsewhere_is_not_gone_on_with():
     assert upgrade.unfinished([old], "2027.1") == []
 
 
+def test_a_service_that_was_seen_well_then_taken_back_and_begun_again_has_not_been_seen_well():
+    """The load balancer was left down then, and the checks of the next upgrade waited for it for minutes."""
+    first = {
+        "id": "1", "verb": "upgrade", "result": "failed", "to": "2026.1",
+        "begun": {"web": "containers", "db": "containers"},
+        "phases": {"web": ["containers", "verified"], "db": ["containers"]},
+    }  # fmt: skip
+    back = {"id": "2", "verb": "rollback", "result": "ok", "of_part": "1", "services": ["web"]}
+    again = {
+        "id": "3",
+        "verb": "upgrade",
+        "result": "failed",
+        "to": "2026.1",
+        "begun": {"web": "containers"},
+        "phases": {},
+    }
+    assert upgrade.unverified(upgrade.unfinished([first, back], "2026.1")) == {"db"}
+    assert upgrade.unverified(upgrade.unfinished([first, back, again], "2026.1")) == {"web", "db"}
+    seen = {"id": "4", "verb": "upgrade", "result": "failed", "to": "2026.1", "phases": {"web": ["verified"]}}
+    assert upgrade.unverified(upgrade.unfinished([first, back, again, seen], "2026.1")) == {"db"}
+
+
 def test_a_schema_that_was_expanded_is_ahead_of_the_old_release_until_an_upgrade_of_it_ends_well():
     killed = run("1", "interrupted", begun={"web": "expand", "base": "containers"}, phases={"base": ["containers"]})
     back = {"id": "2", "verb": "rollback", "result": "ok", "of": "1"}
