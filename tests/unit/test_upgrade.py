@@ -285,6 +285,19 @@ def test_what_was_rolled_back_or_leads_elsewhere_is_not_gone_on_with():
     assert upgrade.unfinished([old], "2027.1") == []
 
 
+def test_what_was_rolled_back_service_by_service_is_not_gone_on_with():
+    """It was, and could then not be rolled back: nothing of before was kept any more."""
+    old = run("2", "failed", begun={"web": "expand", "base": "containers"}, snapshots={"web": TAKEN})
+    old["returned"] = {"web": "3", "base": "4", "*": "4"}
+    parts = [
+        {"id": name, "verb": "rollback", "result": "ok", "of_part": "2", "services": [service]}
+        for name, service in (("3", "web"), ("4", "base"))
+    ]
+    assert upgrade.unfinished([old, *parts], "2026.1") == []
+    again = run("5", "failed", begun={"web": "expand"})
+    assert [header["id"] for header in upgrade.unfinished([old, *parts, again], "2026.1")] == ["5"]
+
+
 def test_a_service_that_was_seen_well_then_taken_back_and_begun_again_has_not_been_seen_well():
     """The load balancer was left down then, and the checks of the next upgrade waited for it for minutes."""
     first = {
