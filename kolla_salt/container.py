@@ -29,6 +29,8 @@ LABEL_FIELDS = "kolla_salt.fields"
 OWN_LABELS = "kolla_salt."
 #: On what runs once and is removed when it has ended.
 LABEL_ONCE = "kolla_salt.once"
+#: Its value for what changes nothing.
+LOOKS = "looks"
 
 #: Variables that podman adds to every container, and those that other deployment tools add: no reason to replace one.
 ENGINE_ENVIRONMENT = frozenset({"container", "HOME", "HOSTNAME", "TERM", "PATH"})

@@ -1718,11 +1718,12 @@ def _noted_removal(run: str, inspect: dict[str, Any]) -> kept.Entry:
 # ------------------------------------------------------------------------------------------------ run once, exec, logs
 
 
-def run(name: str, timeout: float = RUN_TIMEOUT, **spec: Any) -> dict[str, Any]:
+def run(name: str, timeout: float = RUN_TIMEOUT, looks: bool = False, **spec: Any) -> dict[str, Any]:
     """Run a container until its process ends, and remove it.
 
     :param name: name for the time it exists
     :param timeout: seconds after which it is killed and the run counts as failed
+    :param looks: it changes nothing, so that nobody has to wait for it when the job that runs it was cut off
     :param spec: its specification; restart policy, readiness and reload do not apply
     :returns: ``exit_status`` (0), ``output`` without secrets, ``seconds``, ``image_id``
     :raises SaltInvocationError: the specification is wrong
@@ -1745,7 +1746,7 @@ def run(name: str, timeout: float = RUN_TIMEOUT, **spec: Any) -> dict[str, Any]:
         if name in engine.containers():  # an earlier run was cut off
             engine.act(f"remove {name}", "remove_container", name, force=True, v=True)
         body = _container.create_body(wanted)
-        body["Labels"][_container.LABEL_ONCE] = "true"
+        body["Labels"][_container.LABEL_ONCE] = _container.LOOKS if looks else "true"
         created = engine.act(f"create {name}", "create_container_from_config", body, name)["Id"]
         try:
             engine.act(f"start {name}", "start", created)
@@ -2176,7 +2177,7 @@ def remove_ended(names: list[str] | None = None, dry: bool = False) -> list[str]
 
     :param names: look at these only
     :param dry: remove nothing
-    :returns: those that still run
+    :returns: those that still run; not those that only look at something, which are removed as well
     :raises CommandExecutionError: the engine does not answer
 
     CLI Example:
@@ -2190,7 +2191,7 @@ def remove_ended(names: list[str] | None = None, dry: bool = False) -> list[str]
         for name, item in sorted(engine.containers().items()):
             if _container.LABEL_ONCE not in (item.get("Labels") or {}) or (names is not None and name not in names):
                 continue
-            if item["State"] in _RUNS:
+            if item["State"] in _RUNS and item["Labels"][_container.LABEL_ONCE] != _container.LOOKS:
                 running.append(name)
             elif not dry:
                 engine.act(f"remove {name}", "remove_container", name, force=True, v=True)

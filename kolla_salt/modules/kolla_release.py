@@ -173,7 +173,8 @@ def _check(resolver: Any, host: str, service: str, check: dict[str, Any]) -> lis
                 f"for good in {accepted}; do [ $status = $good ] && exit 0; done; exit 1"
             )
             spec["command"] = ["sh", "-c", wrapper, "check", *command]
-            output = __salt__["kolla_container.run"](f"{service}_check", timeout=CHECK_TIMEOUT, **spec)["output"]
+            ran = __salt__["kolla_container.run"](f"{service}_check", timeout=CHECK_TIMEOUT, looks=True, **spec)
+            output = ran["output"]
             status = check["accept"][0]
     except (CommandExecutionError, ContextError) as error:
         status, output = -1, str(error)

@@ -280,6 +280,22 @@ def test_a_run_once_container_whose_job_died_is_waited_for_then_removed(minion, 
     assert minion.job().state(name) == "absent"
 
 
+def test_a_check_whose_job_died_is_not_waited_for(minion, name, images, engine):
+    """It waits for ever where the database it wants is away, and the next run waited for it for ten minutes."""
+    job = os.fork()
+    if job == 0:
+        minion.job().run(name, looks=True, image=images[0], command=["sleep", "600"])
+        os._exit(0)
+    until = time.monotonic() + 10
+    while minion.job().state(name) != "running" and time.monotonic() < until:
+        time.sleep(0.1)
+    os.kill(job, signal.SIGKILL)
+    os.waitpid(job, 0)
+    assert minion.job().remove_ended([name], dry=True) == [] and minion.job().state(name) == "running"
+    assert minion.job().remove_ended([name]) == []
+    assert minion.job().state(name) == "absent"
+
+
 # -------------------------------------------------------------------------------------------------- configuration files
 
 

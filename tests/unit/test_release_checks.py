@@ -42,7 +42,7 @@ def host(resolver, monkeypatch):
         {
             "kolla_container.state": lambda name: "running",
             "kolla_container.exec": execute,
-            "kolla_container.run": lambda name, timeout, **spec: asked.append((name, spec["command"])) or answer,
+            "kolla_container.run": lambda name, timeout, looks, **spec: asked.append((name, spec["command"])) or answer,
             "kolla_check.resources": lambda: {"disk_free": 100.0, "disk_path": "/"},
             "kolla_rabbitmq.upgrade_obstacles": lambda: asked.append(("kolla_rabbitmq.upgrade_obstacles", [])) or [],
             "kolla_db.size": lambda: asked.append(("kolla_db.size", [])) or 0,
