@@ -11,6 +11,8 @@ from kolla_salt.prechecks import Finding
 VERB = "upgrade"
 #: Phases of every service; the others are its own, and change its schema or its data.
 COMMON_PHASES = frozenset({"snapshot", "containers", "again", "finish", "verified"})
+#: Results of runs that did all that they were to do; a container fared otherwise than predicted in the second.
+DONE = frozenset({"ok", "deviated"})
 #: What the record of an upgrade notes of each service that it has begun to change.
 PROGRESS = ("phases", "begun", "snapshots")
 #: service -> {"from": [releases that run], "to": release}
@@ -129,7 +131,7 @@ def unfinished(headers: Sequence[Mapping[str, Any]], to: str) -> list[Mapping[st
     found: list[Mapping[str, Any]] = []
     back: set[str] = set()
     for header in reversed(headers):
-        if header.get("verb") == "rollback" and header.get("result") == "ok":
+        if header.get("verb") == "rollback" and header.get("result") in DONE:
             if header.get("of"):
                 break
             back |= set(header.get("services") or ())
@@ -217,7 +219,7 @@ def waiting(headers: Sequence[Mapping[str, Any]]) -> list[str]:
     for header in headers:
         if header.get("verb") == VERB and began(header):
             found.append(str(header["id"]))
-        if header.get("verb") == "rollback" and header.get("result") == "ok" and header.get("of") in found:
+        if header.get("verb") == "rollback" and header.get("result") in DONE and header.get("of") in found:
             found.remove(header["of"])
         if header.get("finished_upgrade") and header["id"] in found:
             found.remove(header["id"])

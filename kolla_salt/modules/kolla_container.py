@@ -805,6 +805,10 @@ def take_back_diff(name: str, run: str) -> _container.Changes:
     state = _container.state_of(present) if present else "absent"
     if old and not entry.replaces:
         return {"state": {"old": state, "new": "updated"}, "settings": {"old": None, "new": sorted(old["settings"])}}
+    if old and present and present["Id"] == old["id"]:
+        # The run came no further than to stop it, or not even that.
+        done = "started" if old["running"] and state != "running" else "updated"
+        return {"state": {"old": state, "new": done}}
     done = ("recreated" if present else "created") if old else "removed"
     changes: _container.Changes = {"state": {"old": state, "new": done}}
     changes["image"] = {
@@ -823,7 +827,8 @@ def take_back(name: str, run: str, declared: dict[str, Any] | None = None) -> di
     :param name: the container
     :param run: id of the run
     :param declared: its specification today, for what is not known of how the old one was started
-    :returns: ``action`` (``recreated``, ``created``, ``removed``, ``updated`` or ``None``), ``comment``, ``seconds``
+    :returns: ``action`` (``recreated``, ``created``, ``removed``, ``started``, ``updated`` or ``None``), ``comment``,
+        ``seconds``
     :raises CommandExecutionError: what was there before is gone, must not be stopped, or does not come up
 
     CLI Example:

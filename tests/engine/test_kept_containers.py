@@ -9,7 +9,7 @@ import pytest
 from salt.exceptions import CommandExecutionError
 
 from kolla_salt import kept
-from kolla_salt.engine import Engine
+from kolla_salt.engine import Engine, EngineError
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(180)]
 
@@ -117,6 +117,28 @@ def test_a_replaced_container_is_kept_stopped_without_restarts_and_returned_as_i
     assert present(engine, name) == {"": before}
     # The site of that time has nothing to do.
     assert deployed(run(None), name, **spec)["changes"] == {}
+
+
+def test_what_a_failed_run_has_only_stopped_is_started_and_not_called_another_one(
+    run, name, spec, images, engine, before, monkeypatch
+):
+    """The engine refused something between the old container's stop and the new one's start."""
+    original = Engine.act
+
+    def refuse(self, what, function, *arguments, **options):
+        if function == "update_container":
+            raise EngineError("no space left on device")
+        return original(self, what, function, *arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Engine, "act", refuse)
+        ret = run(SECOND).converge("running", name, **{**spec, "image": images[1]})
+    assert ret["result"] is False and "no space left" in ret["comment"]
+    assert present(engine, name)[""][:2] == (before[0], False)
+    assert run(None).take_back_diff(name, SECOND)["state"]["new"] == "started"
+    assert run(None).take_back(name, SECOND)["action"] == "started"
+    assert present(engine, name) == {"": before}
+    assert run(None).take_back_diff(name, SECOND) == {}
 
 
 def test_without_a_run_nothing_is_kept(run, name, spec, images, engine, before):

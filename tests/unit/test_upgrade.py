@@ -279,7 +279,7 @@ def test_a_snapshot_of_before_nothing_was_changed_is_taken_anew():
 def test_what_was_rolled_back_or_leads_elsewhere_is_not_gone_on_with():
     old = run("2", "failed", begun={"web": "expand", "base": "containers"}, snapshots={"web": TAKEN})
     assert upgrade.unfinished([old, {"id": "3", "verb": "rollback", "result": "ok", "of": "2"}], "2026.1") == []
-    part = {"id": "3", "verb": "rollback", "result": "ok", "of_part": "2", "services": ["web"]}
+    part = {"id": "3", "verb": "rollback", "result": "deviated", "of_part": "2", "services": ["web"]}
     assert upgrade.unverified(upgrade.unfinished([old, part], "2026.1")) == {"base"}
     assert upgrade.inherited(upgrade.unfinished([old, part], "2026.1"), "web") is None
     assert upgrade.unfinished([old], "2027.1") == []
