@@ -19,7 +19,7 @@ part post-deploy 120 kolla-salt post-deploy
 part server 600 kolla-salt smoke --keep
 
 printf '== upgrade\n'
-timeout --kill-after=60 "${UPGRADE_SECONDS:-5400}" pytest -q -x -m upgrade --no-header --show-capture=stdout tests/upgrade "$@" |
+timeout --kill-after=60 "${UPGRADE_SECONDS:-9000}" pytest -q -x -m upgrade --no-header --show-capture=stdout tests/upgrade "$@" |
     tee "$logs/upgrade.log"
 status=$?
 if [ $status -ne 0 ]; then

@@ -74,7 +74,7 @@ class Upgrade:
         """Return whether it ended well, and its last words."""
         status = self.process.wait(seconds)
         self.reader.join()
-        return status == 0, "".join(self.lines[-20:])
+        return status == 0, "".join(self.lines[-80:])
 
 
 class Cloud:
