@@ -153,8 +153,10 @@ def announce() -> bool:
 
 def _note_data() -> None:
     """Have it remembered where this host has a database, if it has one."""
-    found, directory = lookup(), str(_data_dir() or "")
-    if found["data"] and found["had"] != directory:
+    if SEEN.exists() and (Path(SEEN.read_text().strip()) / "mysql").is_dir():
+        return  # as each time but the first; the engine need not be asked
+    directory = _data_dir()
+    if lookup()["data"] and directory:
         SEEN.parent.mkdir(parents=True, exist_ok=True)
         beside = SEEN.with_name(f".{SEEN.name}.new")
         beside.write_text(f"{directory}\n")
