@@ -806,8 +806,11 @@ def take_back_diff(name: str, run: str) -> _container.Changes:
     if old and not entry.replaces:
         return {"state": {"old": state, "new": "updated"}, "settings": {"old": None, "new": sorted(old["settings"])}}
     if old and present and present["Id"] == old["id"]:
-        # The run came no further than to stop it, or not even that.
-        done = "started" if old["running"] and state != "running" else "updated"
+        # The run came no further than to stop it, or not even that; or an earlier rollback has started it in vain.
+        if old["running"] and state != "running":
+            done = "started"
+        else:
+            done = "restarted" if old["running"] and entry.phase == kept.RETURNING else "updated"
         return {"state": {"old": state, "new": done}}
     done = ("recreated" if present else "created") if old else "removed"
     changes: _container.Changes = {"state": {"old": state, "new": done}}
@@ -827,8 +830,8 @@ def take_back(name: str, run: str, declared: dict[str, Any] | None = None) -> di
     :param name: the container
     :param run: id of the run
     :param declared: its specification today, for what is not known of how the old one was started
-    :returns: ``action`` (``recreated``, ``created``, ``removed``, ``started``, ``updated`` or ``None``), ``comment``,
-        ``seconds``
+    :returns: ``action`` (``recreated``, ``created``, ``removed``, ``started``, ``restarted``, ``updated`` or ``None``),
+        ``comment``, ``seconds``
     :raises CommandExecutionError: what was there before is gone, must not be stopped, or does not come up
 
     CLI Example:

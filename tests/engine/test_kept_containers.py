@@ -232,7 +232,7 @@ def test_an_old_container_that_does_not_come_up_leaves_both_and_the_same_command
         run(None).take_back(name, SECOND)
     assert set(present(engine, name)) == {"", ".undone"}
     (config_dir / "app.conf").write_text("one\n")
-    assert run(None).take_back(name, SECOND)["action"] == "recreated"
+    assert run(None).take_back(name, SECOND)["action"] == "started"
     assert present(engine, name) == {"": before}
 
 
@@ -248,7 +248,7 @@ def test_an_old_container_that_runs_without_answering_starts_once_more_when_the_
         run(None).take_back(name, SECOND)
     assert present(engine, name)[""] == before  # running
     (config_dir / "app.conf").write_text("one\n")
-    assert run(None).take_back(name, SECOND)["action"] == "recreated"
+    assert run(None).take_back(name, SECOND)["action"] == "restarted"
     assert present(engine, name) == {"": before}
 
 
