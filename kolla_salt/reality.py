@@ -6,6 +6,7 @@ which one it is and when it was started. A container that has ended and come bac
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -262,12 +263,21 @@ class Fates:
             *of_engine(self.before, after, self._by_container(), self.held, excused, deaths, self.owner),
         ]
 
-    def newcomers(self, after: dict[str, Any]) -> dict[str, list[str]]:
-        """Return agent or worker -> hosts that had no container of it when the run began, and where it runs now."""
+    def newcomers(self, after: dict[str, Any], since: float | None = None) -> dict[str, list[str]]:
+        """Return agent or worker -> hosts that had no container of it when the run began, and where it runs now.
+
+        Args:
+            after: host -> containers at the end.
+            since: seconds since the epoch; what had been started after that counts too, such as by a run that was
+                interrupted just before.
+        """
         found: dict[str, list[str]] = {}
+        # As the engine writes it, in UTC; texts of one form are in the order of what they say.
+        young = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(since)) if since is not None else None
         for host, containers in after.items():
             for name, agent in self.reports.items():
-                new = name not in self.before.get(host, {})
+                there = self.before.get(host, {}).get(name)
+                new = there is None or (young is not None and str(there.get("started") or "") > young)
                 if new and containers.get(name, {}).get("state") == "running":
                     found.setdefault(agent, []).append(host)
         return found

@@ -49,6 +49,8 @@ REST = 600.0
 #: Seconds in which a host that Salt has given up may still say that it is at the job. Salt's own are those of the
 #: master's `timeout` and `gather_job_timeout`; all together a host that died is given up within a minute.
 INSIST = 30.0
+#: Seconds for which a container has run at most whose agent need not have reported yet when a run begins.
+YOUNG = 120.0
 #: Seconds for which a run that is done waits for APIs that have answered before.
 PATIENCE = 60.0
 
@@ -909,7 +911,7 @@ def _containers(run: dict[str, Any]) -> dict[str, Any] | None:
 
 def _unheard(run: dict[str, Any], after: dict[str, Any]) -> list[str]:
     """Wait until the services list what runs in new containers as alive; return what they do not, as sentences."""
-    wanted = run["fates"].newcomers(after)
+    wanted = run["fates"].newcomers(after, run["started"] - YOUNG)
     asker = next((host for host in run["control"] if host not in run["progress"].unknown), "")
     if not wanted or not asker:
         return []

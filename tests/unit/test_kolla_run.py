@@ -266,6 +266,22 @@ def test_a_run_ends_well_when_new_agents_have_reported(run, ended):
     assert run["asked"] == [(["ctl1"], "kolla_check.await_agents", {"wanted": {"web-helper": ["ctl2"]}})]
 
 
+def ago(seconds):
+    """As an engine writes it."""
+    return time.strftime("%Y-%m-%dT%H:%M:%S.123456789Z", time.gmtime(time.time() - seconds))
+
+
+def test_an_agent_that_an_interrupted_run_has_just_started_is_waited_for(run, ended):
+    run["fates"].before["ctl2"] = {"web_helper": {"started": ago(20)}}
+    assert ended([])["result"] == "ok"
+    assert run["asked"] == [(["ctl1"], "kolla_check.await_agents", {"wanted": {"web-helper": ["ctl2"]}})]
+
+
+def test_an_agent_that_has_run_for_long_is_not_waited_for(run, ended):
+    run["fates"].before["ctl2"] = {"web_helper": {"started": ago(200)}}
+    assert ended([])["result"] == "ok" and run["asked"] == []
+
+
 def test_a_run_has_failed_where_a_new_agent_does_not_report(run, ended):
     done = ended(["web-helper on ctl2 does not report: docker logs web_agent"])
     assert done["result"] == "failed"
