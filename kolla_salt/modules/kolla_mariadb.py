@@ -29,8 +29,8 @@ UNFINISHED = paths.STATE_DIR / "mariadb-bootstrap-unfinished"
 #: Exists from the moment at which a new member may get its data until it has them.
 JOINING = paths.STATE_DIR / "mariadb-joins"
 #: Holds the directory in which this host's database was last seen: a volume that is not there does not mean that there
-#: never was a database.
-SEEN = paths.STATE_DIR / "mariadb-data"
+#: never was a database. It is beside what run-once steps remember, and is forgotten with it when all is destroyed.
+SEEN = paths.STATE_DIR / "stamps" / "mariadb-data"
 CONNECT_TIMEOUT = 1.5
 #: A new member receives all data before it answers.
 JOIN_TIMEOUT = 1800

@@ -553,8 +553,6 @@ def destroy(force: bool = False, images: bool = False) -> dict[str, list[str]]:
         if path.is_dir():
             shutil.rmtree(path)
             done["directories"].append(str(path))
-    # What was in the volumes is not to be missed.
-    (paths.STATE_DIR / "mariadb-data").unlink(missing_ok=True)
     log = Path("/var/log/kolla")
     if log.is_symlink():
         log.unlink()

@@ -871,11 +871,12 @@ def end() -> dict[str, Any]:
         )
     # Whoever removes containers may mean that an API goes.
     removed = any(set(run["fates"].before.get(host, ())) - set(there) for host, there in (after or {}).items())
-    availability, away = _stop_watching(run, PATIENCE if run["result"] == "ok" and not removed else 0)
-    if run["result"] == "ok" and away and not removed:
+    patience = PATIENCE if run["result"] == "ok" and not removed else 0
+    availability, away = _stop_watching(run, patience)
+    if patience and away:
         run["result"] = "failed"
         said["error"] = (
-            f"all was done, but {', '.join(away)} has answered before and does not any more, after {PATIENCE:g} s of "
+            f"all was done, but {', '.join(away)} has answered before and does not any more, after {patience:g} s of "
             f"waiting; 'kolla-salt runs show {run['record'].id}' says since when, 'kolla-salt verify' what is wrong"
         )
     if deviations and run["result"] == "ok":

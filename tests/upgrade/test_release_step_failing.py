@@ -9,8 +9,6 @@ from __future__ import annotations
 import itertools
 import json
 import re
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -32,27 +30,19 @@ CHANGING, ANY = "^(POST|DELETE|PUT)", "json"
 VERIFICATIONS = 1
 
 
-def inside(host, *command, text=None):
-    done = subprocess.run(
-        [sys.executable, "-m", "kolla_salt.cli.main", "sandbox", "exec", host, "--", *command],
-        text=True, capture_output=True, input=text, timeout=60, check=False,
-    )  # fmt: skip
-    return done.stdout
-
-
 class Engines:
     """The engines of all hosts, which refuse when they are told to."""
 
     def __init__(self, hosts):
         self.hosts = hosts
         self.folders = [Path(f"/proc/{find_node(find_paths(), host).pid}/root/run") for host in hosts]
-        for host in hosts:
-            inside(host, "sh", "-c", "cat > /run/failing_engine.py", text=FAILING.read_text())
+        for host, folder in zip(hosts, self.folders, strict=True):
+            (folder / FAILING.name).write_text(FAILING.read_text())
             command = "rm -f /run/engine-*; setsid python3 /run/failing_engine.py > /run/engine-log 2>&1 < /dev/null &"
-            inside(host, "sh", "-c", command)
+            kolla_salt("sandbox", "exec", host, "--", "sh", "-c", command)
         time.sleep(2)
-        for host in hosts:
-            assert "listening" in inside(host, "cat", "/run/engine-log")
+        for folder in self.folders:
+            assert "listening" in (folder / "engine-log").read_text()
 
     def refuse(self, pattern, let):
         """Have requests that match refused after the first few of them, from now on."""
@@ -73,7 +63,7 @@ class Engines:
 
     def end(self):
         for host in self.hosts:
-            inside(host, "pkill", "-f", "failing_engine.py")
+            kolla_salt("sandbox", "exec", host, "--", "pkill", "-f", FAILING.name)
 
 
 @pytest.fixture
