@@ -20,6 +20,8 @@ part() {
     fi
     failed+=("$name")
     printf '   %s: FAILED after %d s; the last lines of %s:\n' "$name" $((SECONDS - start)) "$logs/$name.log"
+    # Which tests, before what they printed.
+    grep -E '^(FAILED|ERROR) ' "$logs/$name.log" | cut -c1-240 | sed 's/^/   ! /'
     tail -n 60 "$logs/$name.log" | sed 's/^/   | /'
     return 1
 }
@@ -55,6 +57,7 @@ fi
 total() { cat "$logs"/*.log | sed -n "s/.*[^0-9]\([0-9][0-9]*\) $1.*/\1/p;s/^\([0-9][0-9]*\) $1.*/\1/p" | awk '{n+=$1} END {print n+0}'; }
 printf '\n%d s\n' $((SECONDS - begin))
 if [ ${#failed[@]} -gt 0 ]; then
+    for name in "${failed[@]}"; do grep -hE '^(FAILED|ERROR) ' "$logs/$name.log" | cut -c1-240; done
     printf 'FAILED: %s\n' "${failed[*]}"
     printf '%d passed, %d failed\n' "$(total passed)" "$(($(total failed) > 0 ? $(total failed) : ${#failed[@]}))"
     exit 1

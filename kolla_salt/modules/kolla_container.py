@@ -807,10 +807,10 @@ def take_back_diff(name: str, run: str) -> _container.Changes:
         return {"state": {"old": state, "new": "updated"}, "settings": {"old": None, "new": sorted(old["settings"])}}
     if old and present and present["Id"] == old["id"]:
         # The run came no further than to stop it, or not even that; or an earlier rollback has started it in vain.
-        if old["running"] and state != "running":
-            done = "started"
+        if not old["running"] or state == "running" and entry.phase != kept.RETURNING:
+            done = "updated"
         else:
-            done = "restarted" if old["running"] and entry.phase == kept.RETURNING else "updated"
+            done = "restarted" if present["State"].get("Restarting") or state == "running" else "started"
         return {"state": {"old": state, "new": done}}
     done = ("recreated" if present else "created") if old else "removed"
     changes: _container.Changes = {"state": {"old": state, "new": done}}
@@ -874,6 +874,7 @@ def _change_back(engine: Engine, entry: kept.Entry) -> None:
 
 def _take_back(engine: Engine, store: kept.Store, entry: kept.Entry, declared: dict[str, Any] | None) -> None:
     name, old = entry.name, entry.old
+    again = entry.phase == kept.RETURNING
     entry.phase = kept.RETURNING
     store.write(entry)
     present = engine.inspect(name)
@@ -897,7 +898,7 @@ def _take_back(engine: Engine, store: kept.Store, entry: kept.Entry, declared: d
     if folder:
         kept.restore(folder)
     if old:
-        _start_again(engine, entry, old, declared)
+        _start_again(engine, entry, old, declared, anew=again and not replaced)
     for other in held:
         start(other)
     for left in (kept.undone_name(name), _successor(name)):
@@ -905,8 +906,13 @@ def _take_back(engine: Engine, store: kept.Store, entry: kept.Entry, declared: d
     store.forget(entry)
 
 
-def _start_again(engine: Engine, entry: kept.Entry, old: dict[str, Any], declared: dict[str, Any] | None) -> None:
-    """Start the container that was there before under its name, and wait until it answers."""
+def _start_again(
+    engine: Engine, entry: kept.Entry, old: dict[str, Any], declared: dict[str, Any] | None, anew: bool
+) -> None:
+    """Start the container that was there before under its name, and wait until it answers.
+
+    :param anew: an earlier attempt has started it in vain, and what it needs may be there by now
+    """
     name = entry.name
     if (engine.inspect(old["id"]) or {"Name": name})["Name"].lstrip("/") != name:
         engine.act(f"rename {name}", "rename", old["id"], name)
@@ -918,12 +924,8 @@ def _start_again(engine: Engine, entry: kept.Entry, old: dict[str, Any], declare
     found = engine.inspect(name)
     if found and _container.state_of(found) != "running":
         _unpause_or_start(engine, spec, found)
-    elif spec.ready:
-        try:
-            wait_ready(name, spec.ready, timeout=5)
-        except CommandExecutionError:
-            # An earlier attempt has started it in vain; what it needs may be there by now.
-            engine.act(f"restart {name}", "restart", name, timeout=spec.stop_timeout)
+    elif anew:
+        engine.act(f"restart {name}", "restart", name, timeout=spec.stop_timeout)
     _await(spec)
     inspect = engine.inspect(name)
     if inspect and spec.config_dir:

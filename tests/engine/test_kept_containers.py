@@ -232,7 +232,8 @@ def test_an_old_container_that_does_not_come_up_leaves_both_and_the_same_command
         run(None).take_back(name, SECOND)
     assert set(present(engine, name)) == {"", ".undone"}
     (config_dir / "app.conf").write_text("one\n")
-    assert run(None).take_back(name, SECOND)["action"] == "started"
+    # Between two attempts of the engine, or in one, it is started anew; where the engine has given up, it is started.
+    assert run(None).take_back(name, SECOND)["action"] in ("started", "restarted")
     assert present(engine, name) == {"": before}
 
 
