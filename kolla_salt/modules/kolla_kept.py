@@ -185,21 +185,38 @@ def apply(services: Any, run: str, role: str = "back", test: bool = False, pilla
         states = _states(service, parts, run, role) if parts else []
         if not states:
             states = [(f"{service} is what it was before {run}", "test", "nop", {})]
-        before: list[dict[str, str]] = []
-        for state_id, module, function, arguments in states:
-            high[state_id] = {
-                "__sls__": service,
-                "__env__": "base",
-                module: [
-                    function,
-                    {"order": len(high) + 1},
-                    *({key: value} for key, value in arguments.items()),
-                    # One order for what comes back; what only stops may do so all at once.
-                    {"parallel": True} if role == "stop" else {"require": list(before)},
-                ],
-            }
-            before.append({module: state_id})
+        at_once = {state[0] for state in states} if role == "stop" else set() if test else _slow(service)
+        high |= _in_order(service, states, at_once, len(high))
     return __salt__["state.high"](high, test=test, concurrent=test)
+
+
+def _in_order(
+    service: str, states: list[tuple[str, str, str, dict[str, Any]]], at_once: set[str], first: int
+) -> dict[str, Any]:
+    """Return the states of a service as Salt's high data: one after the other.
+
+    :param at_once: IDs of those that need not wait for each other where they follow each other
+    :param first: how many states come before
+    """
+    high: dict[str, Any] = {}
+    before: list[dict[str, str]] = []
+    beside: list[dict[str, str]] = []
+    for state_id, module, function, arguments in states:
+        alone = state_id not in at_once
+        if alone:
+            before, beside = before + beside, []
+        parts = [{key: value} for key, value in arguments.items()]
+        order = {"order": first + len(high) + 1}
+        parts += [order, {"require": list(before)}, *([] if alone else [{"parallel": True}])]
+        high[state_id] = {"__sls__": service, "__env__": "base", module: [function, *parts]}
+        (before if alone else beside).append({module: state_id})
+    return high
+
+
+def _slow(service: str) -> set[str]:
+    """Return the agents and workers of a service that end what they are at before they stop; no user asks them."""
+    containers = _resolver().declarations[service]["containers"]
+    return {name for name, fields in containers.items() if fields["reports"] and fields["stop_timeout"]}
 
 
 def _states(service: str, parts: dict[str, Any], run: str, role: str) -> list[tuple[str, str, str, dict[str, Any]]]:

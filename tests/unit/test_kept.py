@@ -8,6 +8,7 @@ import stat
 import pytest
 
 from kolla_salt import kept
+from kolla_salt.modules import kolla_kept
 
 FIRST, SECOND, UPGRADE = "20260714-100000-deploy", "20260714-110000-reconfigure", "20260714-120000-upgrade-1"
 
@@ -182,3 +183,24 @@ def test_an_upgrades_steps_are_kept_until_their_own_service_is_taken_back(store,
     assert store.steps(UPGRADE) == {"keystone_expand": {}}
     store.drop_steps(UPGRADE, ["keystone_expand"])
     assert store.runs() == []
+
+
+def test_what_comes_back_waits_for_what_came_before_but_slow_ones_in_a_row_go_together():
+    states = [
+        (name, "kolla_kept", "returned", {"run": FIRST}) for name in ("api", "compute", "scheduler", "ssh", "last")
+    ]
+    high = kolla_kept._in_order("nova", states, {"compute", "scheduler", "last"}, first=3)
+
+    def field(name, key):
+        return next((part[key] for part in high[name]["kolla_kept"][1:] if key in part), None)
+
+    required = {name: [next(iter(item.values())) for item in field(name, "require")] for name in high}
+    assert required == {
+        "api": [],
+        "compute": ["api"],
+        "scheduler": ["api"],
+        "ssh": ["api", "compute", "scheduler"],
+        "last": ["api", "compute", "scheduler", "ssh"],
+    }
+    assert [name for name in high if field(name, "parallel")] == ["compute", "scheduler", "last"]
+    assert [field(name, "order") for name in high] == [4, 5, 6, 7, 8]
