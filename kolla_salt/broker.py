@@ -196,12 +196,13 @@ class Broker:
         self.request("PUT", f"/feature-flags/{_quote(name)}/enable", {"name": name})
 
     def nodes(self) -> dict[str, dict[str, Any]]:
-        """Return the members: name -> ``running``, ``alarms``, ``partitions``."""
+        """Return the members: name -> ``running``, ``alarms``, ``partitions``, ``leaving`` (in maintenance)."""
         return {
             node["name"]: {
                 "running": bool(node["running"]),
                 "alarms": [kind for kind in ("mem", "disk_free") if node.get(f"{kind}_alarm")],
                 "partitions": node.get("partitions", []),
+                "leaving": bool(node.get("being_drained")),
             }
             for node in self.request("GET", "/nodes")
         }
@@ -267,6 +268,11 @@ def findings(
         elif not node["running"]:
             mend = f"docker logs --tail 50 rabbitmq on {wanted[name]}"
             found.append({**item, "found": "does not run", "expected": "running", "mend": mend})
+        if node.get("leaving"):
+            mend = f"docker exec rabbitmq rabbitmq-upgrade revive on {wanted.get(name, name)}"
+            found.append(
+                {**item, "found": "in maintenance, takes no clients", "expected": "takes clients", "mend": mend}
+            )
         if node["alarms"]:
             mend = f"free what is short on {wanted.get(name, name)}: publishers wait until then"
             found.append({**item, "found": f"alarm: {', '.join(node['alarms'])}", "expected": "none", "mend": mend})

@@ -54,6 +54,7 @@ BEHAVIOUR = frozenset(
         "log_dir",
         "dimensions",
         "guard",
+        "leave",
         "hold",
     }  # fmt: skip
 )
@@ -594,6 +595,7 @@ class Spec:
     pull: str = "if-missing"
     log_dir: str | None = None
     guard: str | None = None
+    leave: str | None = None
     hold: tuple[str, ...] = ()
 
     @property
@@ -688,12 +690,13 @@ def _behaviour(spec: dict[str, Any]) -> dict[str, Any]:
         "pull": pull,
         "log_dir": _text(spec.get("log_dir")),
         "guard": _text(spec.get("guard")),
+        "leave": _text(spec.get("leave")),
         "hold": tuple(_items(spec.get("hold"))),
     }
 
 
 #: What tells how a container is waited for, reloaded and stopped: remembered with its start, since it holds no secrets.
-MANNER = ("ready", "reload", "reload_files", "ignore_files", "log_dir", "guard", "hold", "stop_timeout")
+MANNER = ("ready", "reload", "reload_files", "ignore_files", "log_dir", "guard", "leave", "hold", "stop_timeout")
 
 
 def manner(spec: Spec) -> dict[str, Any]:

@@ -85,6 +85,7 @@ CONTAINER_FIELDS: dict[str, tuple[tuple[type, ...], Any]] = {
     "settle": ((int, str), 0),
     "settled": ((str,), None),
     "guard": ((str,), None),
+    "leave": ((str,), None),
     "verify": ((str,), None),
     "heal": ((str, bool), True),
     "reports": ((str,), None),

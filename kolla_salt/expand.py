@@ -104,7 +104,7 @@ def container_spec(
     check = healthcheck(resolver, fields["healthcheck"], names)
     if check:
         spec["healthcheck"] = check
-    for field in ("ready", "reload", "guard"):
+    for field in ("ready", "reload", "guard", "leave"):
         if fields[field]:
             spec[field] = resolver.evaluate(fields[field], names)
     if held := resolver.strings(fields["hold"], names):
@@ -348,7 +348,17 @@ def run_once_spec(
     """Return the specification of a run-once container: that of a service's container, with its own task."""
     names = resolver.names(service, container=step["container"])
     spec = container_spec(resolver, service, step["container"], facts)
-    for field in ("healthcheck", "ready", "reload", "reload_files", "ignore_files", "config_dir", "guard", "hold"):
+    for field in (
+        "healthcheck",
+        "ready",
+        "reload",
+        "reload_files",
+        "ignore_files",
+        "config_dir",
+        "guard",
+        "leave",
+        "hold",
+    ):
         spec.pop(field, None)
     spec["environment"].update(_environment(step.get("environment", {}), resolver, names))
     spec["volumes"] += resolver.strings(step.get("volumes", []), names)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import datetime
 import hmac
 import json
+import logging
 import os
 import re
 import secrets
@@ -27,6 +28,8 @@ from kolla_salt import kept, masking, paths, runtime
 from kolla_salt import ready as _ready
 from kolla_salt.engine import SOCKETS, Engine, EngineError, NotFound
 from kolla_salt.engine import call as _call
+
+log = logging.getLogger(__name__)
 
 __virtualname__ = "kolla_container"
 __func_alias__ = {"exec_": "exec", "list_": "list"}
@@ -453,6 +456,8 @@ def _perform(verdict: _Verdict, keep: bool = True) -> None:
         if verdict.action == "start":
             _unpause_or_start(engine, spec, verdict.inspect or {})
         elif verdict.action == "restart":
+            if interrupts:
+                _leave(spec)
             _remove_stamp(spec.name)
             engine.act(f"restart {spec.name}", "restart", spec.name, timeout=spec.stop_timeout)
         elif verdict.action == "reload":
@@ -516,6 +521,16 @@ def await_permission(name: str, guard: str, timeout: float = GUARD_TIMEOUT) -> f
     return round(time.monotonic() - began, 2)
 
 
+def _leave(spec: _container.Spec) -> None:
+    """Let the clients of a container go that is about to be stopped; it is stopped even if that goes wrong."""
+    if not spec.leave:
+        return
+    try:
+        __salt__[spec.leave]()
+    except Exception as error:
+        log.warning("%s before container %s is stopped: %s", spec.leave, spec.name, error)
+
+
 def _update_options(verdict: _Verdict) -> dict[str, Any]:
     body = _container.update_body(verdict.live, verdict.spec)
     options = {item.removeprefix("dimensions."): verdict.spec.settings[item] for item in verdict.live}
@@ -558,6 +573,8 @@ def _create(
         kept.Store().write(entry)
     _remove_stamp(spec.name)
     if replaces:
+        if _container.state_of(replaces) == "running":
+            _leave(spec)
         engine.act(f"stop {spec.name}", "stop", spec.name, timeout=spec.stop_timeout)
         if entry and entry.old and entry.old["id"] == replaces["Id"]:
             _set_aside(engine, spec.name, kept.kept_name(spec.name, entry.run))
@@ -887,6 +904,8 @@ def _take_back(engine: Engine, store: kept.Store, entry: kept.Entry, declared: d
         await_permission(name, spec.guard)
     held = _hold(spec.hold, interrupts) if spec else []
     if replaced:
+        if spec and interrupts:
+            _leave(spec)
         stop(name)
         _remove_stamp(name)
         if old:

@@ -366,7 +366,8 @@ def upgrade_obstacles() -> list[str]:
 def stop_obstacles() -> list[str]:
     """Return why the member on this host must not be stopped now, as sentences; empty: it may be.
 
-    A member that does not answer holds nothing up. Else all others have to run, and no queue may lose its majority.
+    A member that does not answer holds nothing up. Else all others have to run, and no queue may lose its majority. One
+    in maintenance has given up its queues already.
 
     CLI Example:
 
@@ -381,7 +382,8 @@ def stop_obstacles() -> list[str]:
             client.timeout = 0
             # Only what is needed: a page that fails must not keep a restart from mending it.
             nodes = client.nodes()
-            critical = client.quorum_critical() if len(members) > 1 else []
+            left = nodes.get(broker.member(_resolver().host), {}).get("leaving")
+            critical = client.quorum_critical() if len(members) > 1 and not left else []
         except broker.Unreachable:
             return []
     missing = len(members) - sum(1 for node in nodes.values() if node["running"])
@@ -393,6 +395,27 @@ def stop_obstacles() -> list[str]:
         shown = ", ".join(critical[:5]) + (f" and {len(critical) - 5} more" if len(critical) > 5 else "")
         found.append(f"without this member {shown} would lose their majority")
     return found
+
+
+def leave() -> bool:
+    """Have the member on this host let its clients and what it leads go to the others, as it is about to be stopped.
+
+    It is in maintenance then (``rabbitmq-upgrade drain``) until it is started anew.
+
+    :returns: whether there is another member
+    :raises CommandExecutionError: RabbitMQ refuses
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt node1 kolla_rabbitmq.leave
+    """
+    with _errors():
+        if len(_resolver().hosts("rabbitmq")) < 2:
+            return False
+    __salt__["kolla_container.exec"](CONTAINER, ["rabbitmqctl", "--quiet", "eval", "rabbit_maintenance:drain()."])
+    return True
 
 
 def forget(host: str) -> bool:

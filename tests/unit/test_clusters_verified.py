@@ -68,12 +68,13 @@ def test_a_cluster_of_brokers_that_is_well():
 
 def test_brokers_that_are_away_strange_or_short_of_something():
     nodes = {
-        "rabbit@ctl1": {**NODE, "alarms": ["disk_free"]},
+        "rabbit@ctl1": {**NODE, "alarms": ["disk_free"], "leaving": True},
         "rabbit@ctl2": {**NODE, "running": False},
         "rabbit@old": NODE,
     }
     assert brokers({"nodes": nodes}) == [
         ("rabbit@ctl3 is none", "site"),
+        ("in maintenance, takes no clients", "site"),
         ("alarm: disk_free", "site"),
         ("does not run", "site"),
         ("a member", "undecided"),

@@ -217,7 +217,7 @@ def test_status_health_and_quorum(host, fake):
     assert module.status() == {
         "cluster": "c",
         "version": "4.0.5",
-        "nodes": {"rabbit@node1": {"running": True, "alarms": ["mem"], "partitions": []}},
+        "nodes": {"rabbit@node1": {"running": True, "alarms": ["mem"], "partitions": [], "leaving": False}},
         "queues": 7,
     }
     assert module.health() == {}
