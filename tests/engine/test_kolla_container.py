@@ -850,3 +850,62 @@ def test_parallel_jobs_of_one_minion_do_not_disturb_each_other(minion, name, spe
     for thread in threads:
         thread.join()
     assert errors == []
+
+
+# ---------------------------------------------------------------- members of clusters
+
+
+@pytest.fixture
+def cluster(minion, name, tmp_path):
+    """Execution functions of a service: what speaks against stopping its container, and how it lets its clients go."""
+    folder = tmp_path / "extmods" / "modules"
+    folder.mkdir(parents=True)
+    (tmp_path / "obstacles").touch()
+    (tmp_path / "left").touch()
+    (folder / "kst_cluster.py").write_text(
+        f"""
+import pathlib
+
+HERE = pathlib.Path({str(tmp_path)!r})
+
+
+def obstacles():
+    return (HERE / "obstacles").read_text().splitlines()
+
+
+def leave():
+    with open(HERE / "left", "a") as file:
+        file.write(__salt__["kolla_container.state"]({name!r}) + "\\n")
+    raise RuntimeError("nobody takes them")
+"""
+    )
+    return tmp_path
+
+
+def test_a_container_lets_its_clients_go_before_it_stops_and_stops_also_if_that_goes_wrong(
+    minion, name, spec, images, cluster
+):
+    spec = {**spec, "guard": "kst_cluster.obstacles", "leave": "kst_cluster.leave"}
+    assert minion.converge("running", name, **spec)["result"] is True
+    assert minion.converge("running", name, test=True, **{**spec, "image": images[1]})["result"] is None
+    assert (cluster / "left").read_text() == ""  # nothing that ran was stopped
+    first = facts(minion, name)
+    ret = minion.converge("running", name, **{**spec, "image": images[1]})
+    assert ret["result"] is True, ret["comment"]
+    assert facts(minion, name)[0] != first[0]
+    assert (cluster / "left").read_text() == "running\n"
+    assert minion.converge("running", name, **{**spec, "image": images[1]})["changes"] == {}
+    assert (cluster / "left").read_text() == "running\n"
+
+
+def test_a_container_that_must_not_be_stopped_goes_on_and_the_message_says_why(minion, name, spec, cluster):
+    minion.converge("running", name, **spec)
+    before = facts(minion, name)
+    (cluster / "obstacles").write_text("two of three members are away\n")
+    with pytest.raises(CommandExecutionError, match=f"stopping container {name}: .*\n  two of three members are away"):
+        minion.job().await_permission(name, "kst_cluster.obstacles", timeout=1)
+    assert facts(minion, name) == before
+    (cluster / "obstacles").write_text("")
+    assert minion.await_permission(name, "kst_cluster.obstacles", timeout=1) < 1
+    with pytest.raises(CommandExecutionError, match="its guard kst_cluster.nothing is no execution function"):
+        minion.await_permission(name, "kst_cluster.nothing")
