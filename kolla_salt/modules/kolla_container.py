@@ -527,7 +527,7 @@ def _leave(spec: _container.Spec) -> None:
         return
     try:
         __salt__[spec.leave]()
-    except Exception as error:
+    except CommandExecutionError as error:
         log.warning("%s before container %s is stopped: %s", spec.leave, spec.name, error)
 
 

@@ -866,6 +866,8 @@ def cluster(minion, name, tmp_path):
         f"""
 import pathlib
 
+from salt.exceptions import CommandExecutionError
+
 HERE = pathlib.Path({str(tmp_path)!r})
 
 
@@ -876,7 +878,7 @@ def obstacles():
 def leave():
     with open(HERE / "left", "a") as file:
         file.write(__salt__["kolla_container.state"]({name!r}) + "\\n")
-    raise RuntimeError("nobody takes them")
+    raise CommandExecutionError("nobody takes them")
 """
     )
     return tmp_path
