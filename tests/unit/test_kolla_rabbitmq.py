@@ -35,6 +35,7 @@ class FakeRabbit:
         self.critical = []
         self.alarm = None
         self.lost, self.queues = [], []
+        self.node: dict = {}
         self.requests = []
         self.busy = 0
         fake = self
@@ -86,7 +87,10 @@ class FakeRabbit:
             return 200, {"cluster_name": "c", "rabbitmq_version": "4.0.5", "object_totals": {"queues": 7}}
         if path == "/nodes":
             lost = [{"name": name, "running": False} for name in self.lost]
-            return 200, [{"name": "rabbit@node1", "running": True, "mem_alarm": True, "disk_free_alarm": False}, *lost]
+            return 200, [
+                {"name": "rabbit@node1", "running": True, "mem_alarm": True, "disk_free_alarm": False, **self.node},
+                *lost,
+            ]
         if path.split("?")[0] == "/queues":
             return 200, self.queues
         if path.endswith("node-is-quorum-critical"):
@@ -241,6 +245,26 @@ def test_a_lost_member_is_forgotten_once_and_one_that_runs_never(host, fake, mon
     assert ran == [("rabbitmq", ["rabbitmqctl", "--quiet", "forget_cluster_node", "rabbit@node2"])]
     with pytest.raises(CommandExecutionError, match="rabbit@node1: it runs, expected one that is gone"):
         module.forget("node1")
+
+
+def test_a_member_lets_its_clients_go_where_there_are_others(host, fake, monkeypatch):
+    ran = []
+    run = {"kolla_container.exec": lambda container, command, **options: ran.append((container, command))}
+    monkeypatch.setattr(module, "__salt__", run, raising=False)
+    assert module.leave() is False
+    host.site["topology"]["groups"]["control"] = ["node1", "node2"]
+    module.__context__.clear()
+    assert ran == [] and module.leave() is True
+    assert ran == [("rabbitmq", ["rabbitmqctl", "--quiet", "eval", "rabbit_maintenance:drain()."])]
+
+
+def test_a_member_without_which_queues_lose_their_majority_may_stop_only_if_it_has_left_them(host, fake):
+    host.site["topology"]["groups"]["control"] = ["node1", "node2"]
+    fake.critical = [{"name": "q", "virtual_host": "/"}]
+    assert "the group rabbitmq has 2 hosts" in module.stop_obstacles()[0]
+    assert module.stop_obstacles()[1] == "without this member /:q would lose their majority"
+    fake.node = {"being_drained": True}
+    assert len(module.stop_obstacles()) == 1
 
 
 def queue(name, kind, *members):
