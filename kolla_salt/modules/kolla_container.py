@@ -1860,10 +1860,7 @@ def exec_(
         created = _call(
             client, what, "exec_create", name, arguments, user=user or "", environment=values, stdin=stdin is not None
         )["Id"]
-        if stdin is None and timeout is None:
-            raw = _call(client, what, "exec_start", created)
-        else:
-            raw = _exec_watched(client, what, created, stdin, timeout)
+        raw = _exec_output(client, what, created, stdin, timeout)
         status = _call(client, what, "exec_inspect", created)["ExitCode"]
     except EngineError as error:
         raise _failure(error, f"container {name}") from error
@@ -1875,34 +1872,58 @@ def exec_(
     return {"exit_status": status, "output": output}
 
 
-def _exec_watched(client: Any, what: str, created: str, stdin: str | None, timeout: float | None) -> bytes:
-    """Start a command with an input, or such that it is given up when it says nothing: the SDK would wait for ever."""
+def _exec_output(client: Any, what: str, created: str, stdin: str | None, timeout: float | None) -> bytes:
+    """Start a command and return what it says; give it up when it says nothing for `timeout` seconds.
+
+    The SDK reads from the socket below its own buffer, and so loses what came in one piece with the engine's answer:
+    the whole output of a short command on a busy host (https://github.com/docker/docker-py/issues/2042).
+    """
     import select
     import socket as _socket
-
-    from docker.utils.socket import frames_iter
 
     stream = _call(client, what, "exec_start", created, socket=True)
     raw = getattr(stream, "_sock", stream)
     poll = select.poll()
-    said = b""
     try:
+        said = _came_with_the_answer(stream, raw)
         poll.register(raw, select.POLLIN)
         if stdin is not None:
             raw.sendall(stdin.encode())
             raw.shutdown(_socket.SHUT_WR)
-        frames = frames_iter(stream, tty=False)
         while poll.poll(None if timeout is None else timeout * 1000):
-            frame = next(frames, None)
-            if frame is None:
-                return said
-            said += frame[1]
+            part = raw.recv(65536)
+            if not part:
+                return _text_of_frames(said)
+            said += part
     except OSError as error:
         raise EngineError(f"cannot {what}: {error}") from error
     finally:
         stream.close()
         raw.close()
     raise EngineError(f"cannot {what}: it said nothing for {timeout:g} s, so it is not waited for any longer")
+
+
+def _came_with_the_answer(stream: Any, raw: Any) -> bytes:
+    """Return what the HTTP client has read beyond the engine's answer."""
+    response = getattr(stream, "_response", None)
+    if response is None:
+        return b""
+    waits = raw.gettimeout()
+    raw.settimeout(0)
+    try:
+        return bytes(response.raw._fp.fp.peek())
+    finally:
+        raw.settimeout(waits)
+
+
+def _text_of_frames(said: bytes) -> bytes:
+    """Return what is in the frames of both streams: each has a header of 8 bytes that ends with its length."""
+    found, at = [], 0
+    while at + 8 <= len(said):
+        end = at + 8 + int.from_bytes(said[at + 4 : at + 8], "big")
+        found.append(said[at + 8 : end])
+        at = end
+    return b"".join(found)
 
 
 def logs(name: str, tail: int = 100) -> str:
