@@ -268,7 +268,7 @@ def findings(
         elif not node["running"]:
             mend = f"docker logs --tail 50 rabbitmq on {wanted[name]}"
             found.append({**item, "found": "does not run", "expected": "running", "mend": mend})
-        if node.get("leaving"):
+        if node["leaving"]:
             mend = f"docker exec rabbitmq rabbitmq-upgrade revive on {wanted.get(name, name)}"
             found.append(
                 {**item, "found": "in maintenance, takes no clients", "expected": "takes clients", "mend": mend}

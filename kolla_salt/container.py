@@ -695,8 +695,10 @@ def _behaviour(spec: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-#: What tells how a container is waited for, reloaded and stopped: remembered with its start, since it holds no secrets.
-MANNER = ("ready", "reload", "reload_files", "ignore_files", "log_dir", "guard", "leave", "hold", "stop_timeout")
+#: How a container that serves is waited for, reloaded and stopped; one that runs once has none of it.
+SERVING = ("ready", "reload", "reload_files", "ignore_files", "guard", "leave", "hold")
+#: The same and what else is remembered with its start, since it holds no secrets.
+MANNER = (*SERVING, "log_dir", "stop_timeout")
 
 
 def manner(spec: Spec) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from kolla_salt.container import SERVING
 from kolla_salt.context import Names, Resolver, to_bool
 
 States = dict[str, dict[str, list[dict[str, Any]]]]
@@ -348,17 +349,7 @@ def run_once_spec(
     """Return the specification of a run-once container: that of a service's container, with its own task."""
     names = resolver.names(service, container=step["container"])
     spec = container_spec(resolver, service, step["container"], facts)
-    for field in (
-        "healthcheck",
-        "ready",
-        "reload",
-        "reload_files",
-        "ignore_files",
-        "config_dir",
-        "guard",
-        "leave",
-        "hold",
-    ):
+    for field in ("healthcheck", "config_dir", *SERVING):
         spec.pop(field, None)
     spec["environment"].update(_environment(step.get("environment", {}), resolver, names))
     spec["volumes"] += resolver.strings(step.get("volumes", []), names)

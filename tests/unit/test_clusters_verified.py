@@ -47,7 +47,7 @@ def test_a_member_is_started_again_only_into_a_cluster_that_works(own, others, w
 
 
 HOSTS = ["ctl1", "ctl2", "ctl3"]
-NODE = {"running": True, "alarms": [], "partitions": []}
+NODE = {"running": True, "alarms": [], "partitions": [], "leaving": False}
 STATUS = {"nodes": {broker.member(host): NODE for host in HOSTS}}
 
 
