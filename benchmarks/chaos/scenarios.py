@@ -261,7 +261,8 @@ def rolling_all(run: Run) -> None:
 def _restarted(run: Run, services: list[str]) -> None:
     cluster = run.cluster
     before = {name: parts.started(cluster, name) for name in cluster.controllers}
-    probe = parts.watched(run, rate=10, token_rate=2)
+    # Each deploy asks five times a second itself; more of it would take a good part of two processors.
+    probe = parts.watched(run, rate=2, token_rate=1)
     options = [option for service in services for option in API_CONTAINERS[service]]
     with parts.options(cluster, **dict.fromkeys(options, {"pids_limit": 4000 + run.number})):
         done = parts.deploy(run, *services)

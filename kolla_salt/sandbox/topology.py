@@ -140,10 +140,9 @@ def globals_for(count: int, release: str) -> dict[str, Any]:
         **({"heat_api_workers": 2} if count > 2 else {}),
         "openstack_service_rpc_workers": 1,
         "keepalived_virtual_router_id": "51",
-        # A small machine: little memory and log for the database; a health check that costs CPU seconds, less often.
+        # A small machine: little memory and log for the database.
         "mariadb_innodb_buffer_pool_size_mb": 256,
         "mariadb_innodb_log_file_size_mb": 96,
-        "rabbitmq_healthcheck_interval": 120,
     }
 
 
