@@ -140,6 +140,8 @@ def globals_for(count: int, release: str) -> dict[str, Any]:
         **({"heat_api_workers": 2} if count > 2 else {}),
         "openstack_service_rpc_workers": 1,
         "keepalived_virtual_router_id": "51",
+        # After a restart each process of a service logs in, all of them at once. Nobody attacks these passwords.
+        "keystone_password_hash_rounds": 4,
         # A small machine: little memory and log for the database.
         "mariadb_innodb_buffer_pool_size_mb": 256,
         "mariadb_innodb_log_file_size_mb": 96,

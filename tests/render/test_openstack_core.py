@@ -219,6 +219,15 @@ def test_as_many_keys_are_kept_as_tokens_may_need(on, expiry, window, interval, 
     assert ini(resolver, "keystone", "keystone", "keystone.conf")["fernet_tokens"]["max_active_keys"] == str(keys)
 
 
+def test_keystone_hashes_passwords_as_often_as_the_site_says(on):
+    plain, cheap = (
+        ini(on(**options), "keystone", "keystone", "keystone.conf")["identity"]
+        for options in ({}, {"keystone_password_hash_rounds": 4})
+    )
+    assert "password_hash_rounds" not in plain
+    assert cheap["password_hash_rounds"] == "4"
+
+
 def test_domains_of_the_operator_get_their_own_drivers(on):
     plain = ini(on(), "keystone", "keystone", "keystone.conf")
     assert "domain_specific_drivers_enabled" not in plain["identity"]
