@@ -215,13 +215,16 @@ def watched(run: Run, rate: float = 5, token_rate: float = 1, services: Sequence
 
 
 def settle(probe: Probe, limit: float, calm: float = 12) -> None:
-    """Wait until all that is asked answers again, at most ``limit`` seconds; then ``calm`` seconds more."""
-    deadline = time.monotonic() + limit
+    """Wait until all that is asked has answered for ``calm`` seconds, at most ``limit`` seconds and those."""
     # So long it takes until a request that hangs has failed.
     time.sleep(probe.timeout + 1)
-    while time.monotonic() < deadline and any(entry["open"] for entry in probe.snapshot().entries):
+    began = good = time.monotonic()
+    while time.monotonic() - good < calm:
         time.sleep(0.3)
-    time.sleep(calm)
+        if any(entry["open"] for entry in probe.snapshot().entries):
+            good = time.monotonic()
+            if good - began > limit:
+                return
 
 
 def apis_back(run: Run, receipt: Receipt, label: str, what: str, must: float = 20, aim: float = 8) -> None:
