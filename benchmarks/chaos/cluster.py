@@ -84,14 +84,6 @@ def _kill_session(process: subprocess.Popen[str]) -> None:
         os.killpg(process.pid, signal.SIGKILL)
 
 
-def take_weight() -> None:
-    """Let this process and what it starts have as much of the machine as the cloud that it watches.
-
-    The sandbox weighs more than all that runs beside it; a probe that did not get to run would see outages of its own.
-    """
-    host.share_processors("kolla-salt-chaos", os.getpid())
-
-
 def commit() -> str:
     """Return the commit of the checkout that breaks and mends, with ``-dirty`` where files differ from it."""
     described = run(["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--exclude=*"], 30)

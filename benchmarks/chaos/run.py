@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from benchmarks.chaos.cluster import Cluster, commit, take_weight
+from benchmarks.chaos.cluster import Cluster, commit
 
 
 class OutOfTime(Exception):
@@ -141,7 +141,6 @@ def execute(chosen: Scenario, cluster: Cluster, number: int, say: Callable[[str]
     Raises:
         NotWell: the cloud was not well before and could not be put right.
     """
-    take_weight()
     run = Run(chosen.name, cluster, number, say=say, when=time.strftime("%Y-%m-%dT%H:%M:%S%z"), commit=commit())
     seconds, ailing = cluster.await_(cluster.ails, 120)
     if seconds is None:

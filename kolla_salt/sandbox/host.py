@@ -333,11 +333,6 @@ def make_cgroup(cgroups: Cgroups, group: str) -> list[Path]:
                     file.write_text((parent / name).read_text())
             if cgroups.pure_v2:
                 _delegate(parent)
-            if parent == directory:
-                # Else a whole cloud would weigh as much as one process beside it.
-                for name, weight in (("cpu.shares", "65536"), ("cpu.weight", "10000")):
-                    if (path / name).exists():
-                        (path / name).write_text(weight)
     return cgroups.group_dirs(group)
 
 
