@@ -34,7 +34,7 @@ STAMP_AGE = 24 * 3600
 _NOT_UP_YET = {503}
 _NOT_UP_YET_READING = {502, 503, 504}
 _LONGEST_BODY = 400
-_SYSTEM_AUTHORITIES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt")
+SYSTEM_AUTHORITIES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt")
 
 
 class IdentityError(Exception):
@@ -281,7 +281,7 @@ class Keystone:
             transport = requests.Session()
             # A proxy of the host's environment is for the world outside, not for the cloud's own addresses.
             transport.trust_env = False
-            authorities = next((path for path in _SYSTEM_AUTHORITIES if os.path.exists(path)), True)
+            authorities = next((path for path in SYSTEM_AUTHORITIES if os.path.exists(path)), True)
             self._session = session.Session(auth=auth, session=transport, verify=authorities, timeout=REQUEST_TIMEOUT)
         return self._session
 

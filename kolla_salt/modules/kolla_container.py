@@ -24,6 +24,7 @@ from typing import Any
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
 from kolla_salt import container as _container
+from kolla_salt import first as _first
 from kolla_salt import kept, masking, paths, runtime
 from kolla_salt import ready as _ready
 from kolla_salt.engine import SOCKETS, Engine, EngineError, NotFound
@@ -465,6 +466,8 @@ def _perform(verdict: _Verdict, keep: bool = True) -> None:
         if verdict.action == "update":
             return
         _await(spec)
+        if interrupts:
+            _ask_first(spec.name)
         inspect = engine.inspect(spec.name)
     except EngineError as error:
         raise _failure(error, f"container {spec.name}") from error
@@ -946,6 +949,7 @@ def _start_again(
     elif anew:
         engine.act(f"restart {name}", "restart", name, timeout=spec.stop_timeout)
     _await(spec)
+    _ask_first(name)
     inspect = engine.inspect(name)
     if inspect and spec.config_dir:
         _stamp_container(spec, inspect, files)
@@ -1082,6 +1086,14 @@ def remove_unused_images(images: list[str]) -> list[str]:
 def _await(spec: _container.Spec) -> None:
     if spec.ready:
         wait_ready(spec.name, spec.ready, log_dir=spec.log_dir)
+
+
+def _ask_first(name: str) -> None:
+    """Send an API that users had before and will have again its first requests; see :mod:`kolla_salt.first`."""
+    if "kolla" not in __pillar__:
+        return
+    for api in _first.apis(runtime.resolver(__opts__, __pillar__, __context__), name):
+        log.info("%s: seconds of its first requests: %s", name, _first.ask(api))
 
 
 def wait_ready(name: str, ready: dict[str, Any], timeout: float | None = None, log_dir: str | None = None) -> float:
