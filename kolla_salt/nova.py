@@ -12,6 +12,8 @@ Changes = dict[str, dict[str, Any]]
 
 #: Seconds after which a service that does not report counts as down; Nova's own default of `service_down_time`.
 DOWN_AFTER = 60
+#: Seconds after which nobody waits for it any longer: no container takes that long to start again.
+GONE_AFTER = 180
 
 #: Host and age of the last report of every nova-compute, and whether it has switched itself off for lack of libvirt.
 COMPUTES = """
@@ -27,12 +29,16 @@ def status(computes: Iterable[Sequence[Any]], mapped: Iterable[Sequence[Any]]) -
     """Return what the rows of :data:`COMPUTES` and :data:`MAPPED` mean.
 
     :returns: host names: ``up``, ``held`` and ``down`` (registered; those that report, those that do but have lost
-        libvirt, those that do not report), ``mapped``
+        libvirt, those that do not report), ``gone`` (those of ``down`` that have a cell and have been silent for long),
+        ``mapped``
     """
-    found: dict[str, list[str]] = {"up": [], "held": [], "down": [], "mapped": sorted(str(row[0]) for row in mapped)}
+    cells = {str(row[0]) for row in mapped}
+    found: dict[str, list[str]] = {"up": [], "held": [], "down": [], "gone": [], "mapped": sorted(cells)}
     for host, age, held in computes:
         reports = age is not None and int(age) <= DOWN_AFTER
         found["down" if not reports else "held" if held else "up"].append(str(host))
+        if age is not None and int(age) > GONE_AFTER and str(host) in cells:
+            found["gone"].append(str(host))
     return {key: sorted(value) for key, value in found.items()}
 
 
@@ -51,6 +57,17 @@ def missing(hosts: Sequence[str], up: Sequence[str]) -> list[str]:
     return absent[max(0, strangers) :]
 
 
+def awaited(hosts: Sequence[str], found: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return the hosts of the site that have still to announce themselves.
+
+    Not one that has done so before and has died since: it is in its cell, and nobody knows when it comes back.
+
+    :param hosts: names in the topology
+    :param found: as :func:`status` returns it
+    """
+    return missing(hosts, [*found["up"], *found["gone"]])
+
+
 def hosts_diff(hosts: Sequence[str], found: dict[str, list[str]]) -> Changes:
     """Compare the compute hosts of the site with those that Nova schedules to.
 
@@ -59,7 +76,7 @@ def hosts_diff(hosts: Sequence[str], found: dict[str, list[str]]) -> Changes:
     :returns: ``registered`` if some have not announced themselves, ``mapped`` if some belong to no cell yet
     """
     changes: Changes = {}
-    absent = missing(hosts, found["up"])
+    absent = awaited(hosts, found)
     if absent:
         changes["registered"] = {"old": found["up"], "new": sorted({*found["up"], *absent})}
     unmapped = [host for host in found["up"] if host not in found["mapped"]]
@@ -148,6 +165,16 @@ class Compute:
             if item.get("memory_total_bytes"):
                 return round(100 * item["memory_processed_bytes"] / item["memory_total_bytes"])
         return None
+
+    def failed(self, server_id: str, host: str) -> bool:
+        """Return whether the last attempt of a server to leave ``host`` came to nothing.
+
+        Without a task and still on its host is also one that has arrived: Nova notes the new host last.
+        """
+        found = self.api.get("compute", "/os-migrations", source_compute=host)["migrations"]
+        own = [item for item in found if item["instance_uuid"] == server_id]
+        last = max(own, key=lambda item: str(item.get("created_at")), default={"status": "error"})
+        return last["status"] in ("error", "failed", "cancelled")
 
     def why(self, server_id: str) -> str:
         """Return why the last action on a server failed, as Nova tells it."""
@@ -272,6 +299,8 @@ class Move:
         if how == WAIT:
             return True
         if key in self.started:
+            if not self.compute.failed(key, self.host):
+                return True
             verb = {LIVE: "live migration", EVACUATE: "evacuation"}.get(self.started[key], "migration")
             helps = (
                 f"; kolla-salt node drain {self.host} --cold stops it and moves it"

@@ -75,6 +75,8 @@ def hosts_diff() -> dict[str, Any]:
 def map_hosts(timeout: float | None = None) -> str:
     """Wait until the compute hosts have announced themselves, and map those that belong to no cell.
 
+    One that has been mapped before and is silent for long is dead, and not waited for.
+
     :param timeout: seconds to wait; default: option nova_compute_registration_timeout
     :raises CommandExecutionError: some host has not announced itself in time; those that have are mapped all the same
 
@@ -89,7 +91,7 @@ def map_hosts(timeout: float | None = None) -> str:
     deadline = time.monotonic() + timeout
     while True:
         found = compute_hosts()
-        absent = _nova.missing(_expected(), found["up"])
+        absent = _nova.awaited(_expected(), found)
         if not absent or time.monotonic() > deadline:
             break
         time.sleep(1)

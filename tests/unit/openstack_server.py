@@ -18,7 +18,7 @@ class FakeOpenStack:
         self.agents, self.bound, self.names = {}, {}, {}
         self.log, self.versions = [], set()
         self.steps, self.fails, self.target = 2, {}, "cmp2"
-        self.slow = 0
+        self.slow, self.unnoted = 0, 0
         self.standby, self.late = "standby", False
         self.dead, self.deaf = False, False
         fake = self
@@ -110,7 +110,8 @@ class FakeOpenStack:
             found = [self.look(s) for s in list(self.servers.values()) if s["OS-EXT-SRV-ATTR:host"] == query["host"]]
             return 200, {"servers": [s for s in found if s["OS-EXT-SRV-ATTR:host"] == query["host"]]}
         if path == "/os-migrations":
-            return 200, {"migrations": [m for m in self.migrations if m["source_compute"] == query["source_compute"]]}
+            wanted = ("source_compute", "status")
+            return 200, {"migrations": [m for m in self.migrations if all(m[k] == query.get(k, m[k]) for k in wanted)]}
         name, rest = re.fullmatch(r"/servers/([^/]+)(.*)", path).groups()
         if name not in self.servers:
             return 404, {"itemNotFound": {"message": "no such server"}}
@@ -135,6 +136,15 @@ class FakeOpenStack:
         if action == "os-migrateLive" and server["status"] not in ("ACTIVE", "PAUSED"):
             return 409, {"conflictingRequest": {"message": f"Cannot live-migrate while it is {server['status']}"}}
         server.update({"OS-EXT-STS:task_state": task, "_left": self.steps, "_action": action})
+        self.migrations.append(
+            {
+                "source_compute": server["OS-EXT-SRV-ATTR:host"],
+                "instance_uuid": server["id"],
+                "status": "running",
+                "migration_type": action,
+                "created_at": f"{len(self.migrations):04}",
+            }  # fmt: skip
+        )
         return 202, None
 
     def look(self, server):
@@ -148,12 +158,29 @@ class FakeOpenStack:
             server["_left"] -= 1
             if server["_left"] <= 0 and not self.slow:
                 self.end(server)
+        elif server.get("_unnoted"):
+            server["_unnoted"] -= 1
+            if not server["_unnoted"]:
+                self.arrive(server)
         return {key: value for key, value in server.items() if not key.startswith("_")}
 
     def end(self, server):
         server["OS-EXT-STS:task_state"] = None
         if server["name"] in self.fails:
+            self.note(server, "error")
             return
+        # Without a task any more, while its new host is written down last.
+        server["_unnoted"] = self.unnoted
+        if not self.unnoted:
+            self.arrive(server)
+
+    def note(self, server, status):
+        for migration in self.migrations:
+            if (migration["instance_uuid"], migration["status"]) == (server["id"], "running"):
+                migration["status"] = status
+
+    def arrive(self, server):
+        self.note(server, "done")
         server["OS-EXT-SRV-ATTR:host"] = self.target
         if server["_action"] == "migrate":
             server.update(_before=server["status"], status="VERIFY_RESIZE")

@@ -104,6 +104,14 @@ def test_the_servers_of_a_dead_host_are_made_anew(fake, compute):
     assert fake.log == ['POST /servers/web/action {"evacuate": {}}']
 
 
+@pytest.mark.parametrize("dead", [True, False])
+def test_a_server_that_is_done_but_not_yet_noted_on_its_new_host_is_waited_for(fake, compute, dead):
+    fake.add_server("web", "cmp1")
+    fake.unnoted = 3
+    job = move(compute, dead=dead)
+    assert (job.moved, job.stuck) == ({"web": "cmp2"}, {})
+
+
 def test_waiting_ends_and_the_same_command_goes_on(fake, compute):
     fake.add_server("web", "cmp1")
     fake.slow = 1
@@ -120,7 +128,8 @@ def test_a_cold_move_that_was_interrupted_is_confirmed_but_not_an_owners_resize(
     for name, kind in (("ours", "migration"), ("theirs", "resize")):
         fake.add_server(name, "cmp2", "VERIFY_RESIZE")
         fake.servers[name]["_before"] = "ACTIVE"
-        fake.migrations.append({"instance_uuid": name, "migration_type": kind, "source_compute": "cmp1"})
+        fake.migrations.append({"instance_uuid": name, "migration_type": kind, "source_compute": "cmp1",
+                                "status": "finished"})  # fmt: skip
     job = move(compute)
     assert job.moved == {"ours": "cmp2"} and fake.servers["ours"]["status"] == "ACTIVE"
     assert list(job.stuck) == ["theirs"] and fake.servers["theirs"]["status"] == "VERIFY_RESIZE"

@@ -18,7 +18,7 @@ TEMPLATE = Path(__file__).resolve().parents[2] / "salt/nova/files/bootstrap.py.j
 
 def test_a_service_is_up_while_it_reports():
     found = nova.status([("cmp2", 12, 0), ("cmp1", 60, 0), ("cmp3", 61, 0), ("cmp4", None, 0)], [("cmp1",)])
-    assert found == {"up": ["cmp1", "cmp2"], "held": [], "down": ["cmp3", "cmp4"], "mapped": ["cmp1"]}
+    assert found == {"up": ["cmp1", "cmp2"], "held": [], "down": ["cmp3", "cmp4"], "gone": [], "mapped": ["cmp1"]}
 
 
 def test_a_service_without_libvirt_is_waited_for():
@@ -44,12 +44,12 @@ def test_missing_hosts_are_told_by_name_or_else_by_number(hosts, up, expected):
 
 
 def test_nothing_is_to_be_done_when_each_host_reports_and_is_mapped():
-    found = {"up": ["a", "b"], "down": ["gone"], "mapped": ["a", "b", "gone"]}
+    found = {"up": ["a", "b"], "down": ["gone"], "gone": [], "mapped": ["a", "b", "gone"]}
     assert nova.hosts_diff(["a", "b"], found) == {}
 
 
 def test_a_host_that_has_not_announced_itself_is_a_difference():
-    changes = nova.hosts_diff(["a", "b"], {"up": ["a"], "down": [], "mapped": ["a"]})
+    changes = nova.hosts_diff(["a", "b"], {"up": ["a"], "down": [], "gone": [], "mapped": ["a"]})
     assert changes == {
         "registered": {"old": ["a"], "new": ["a", "b"]},
         "mapped": {"old": ["a"], "new": ["a", "b"]},
@@ -57,7 +57,15 @@ def test_a_host_that_has_not_announced_itself_is_a_difference():
 
 
 def test_a_host_without_a_cell_is_a_difference():
-    assert nova.hosts_diff(["a"], {"up": ["a"], "down": [], "mapped": []}) == {"mapped": {"old": [], "new": ["a"]}}
+    assert nova.hosts_diff(["a"], {"up": ["a"], "gone": [], "mapped": []}) == {"mapped": {"old": [], "new": ["a"]}}
+
+
+def test_a_host_that_was_there_and_has_died_is_not_waited_for():
+    rows = [("a", 3, 0), ("dead", 181, 0), ("restarts", 180, 0), ("strange", 999, 0)]
+    found = nova.status(rows, [("a",), ("dead",), ("restarts",)])
+    assert found["gone"] == ["dead"]
+    assert nova.awaited(["a", "dead", "restarts", "strange"], found) == ["restarts", "strange"]
+    assert nova.hosts_diff(["a", "dead"], found) == {}
 
 
 # --- the module, with databases that answer -----------------------------------------------------------------
@@ -97,7 +105,7 @@ def load(monkeypatch):
 
 
 def found(up, mapped):
-    return {"up": up, "held": [], "down": [], "mapped": mapped}
+    return {"up": up, "held": [], "down": [], "gone": [], "mapped": mapped}
 
 
 def test_hosts_are_waited_for_and_then_mapped(load):
