@@ -27,6 +27,7 @@ from kolla_salt import container as _container
 from kolla_salt import first as _first
 from kolla_salt import kept, masking, paths, runtime
 from kolla_salt import ready as _ready
+from kolla_salt.context import ContextError
 from kolla_salt.engine import SOCKETS, Engine, EngineError, NotFound
 from kolla_salt.engine import call as _call
 
@@ -1092,7 +1093,13 @@ def _ask_first(name: str) -> None:
     """Send an API that users had before and will have again its first requests; see :mod:`kolla_salt.first`."""
     if "kolla" not in __pillar__:
         return
-    for api in _first.apis(runtime.resolver(__opts__, __pillar__, __context__), name):
+    try:
+        apis = _first.apis(runtime.resolver(__opts__, __pillar__, __context__), name)
+    except (ContextError, CommandExecutionError) as error:
+        # A host without a whole site, so without a load balancer.
+        log.info("%s gets no first requests: %s", name, error)
+        return
+    for api in apis:
         log.info("%s: seconds of its first requests: %s", name, _first.ask(api))
 
 
