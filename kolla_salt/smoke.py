@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 from kolla_salt import guest as guests
 from kolla_salt.ping import ping
@@ -132,6 +133,8 @@ class Check:
         if self.options.reach:
             self._reach(address)
         self._console()
+        if self.options.reach:
+            self._screen()
 
     def _made(self, what: str, remove: Callable[[], Any]) -> None:
         self.made.append((what, remove))
@@ -381,6 +384,29 @@ class Check:
                 )
             entry["detail"] = "; ".join(line for line in own if line.startswith(("metadata", "ready", "address")))
 
+    def _screen(self) -> None:
+        """Open the server's screen as a browser would: through the VIP, by a proxy, from the hypervisor."""
+        import websocket
+        from openstack import exceptions
+
+        with self.step("open its screen") as entry:
+            try:
+                url = self.cloud.compute.create_console(self.server, "novnc")["url"]
+            except exceptions.BadRequestException:
+                entry["detail"] = "left out: this cloud has no noVNC consoles"
+                return
+            try:
+                said = _greeting(url, self.cloud.config.get_requests_verify_args()[0])
+            except (OSError, websocket.WebSocketException) as error:
+                where = url.partition("?")[0]
+                raise SmokeError(
+                    f"{where} does not lead to the server's screen: {_words(error)}; look at nova-novncproxy.log in "
+                    "/var/log/kolla/nova of the hosts of nova-novncproxy, and whether they reach the compute host"
+                ) from error
+            if not said.startswith("RFB "):
+                raise SmokeError(f"the server's screen says {said!r}, expected a greeting that begins with 'RFB '")
+            entry["detail"] = said
+
     # --- removing ---------------------------------------------------------------------------------------------------
 
     def _sweep(self) -> None:
@@ -429,6 +455,36 @@ class Check:
                         time.sleep(2)
         if self.result.leftovers and not self.result.error:
             self.result.error = "could not remove " + "; ".join(self.result.leftovers)
+
+
+def _greeting(url: str, verify: bool | str, timeout: float = 15) -> str:
+    """Return the first words of the VNC server behind a noVNC console: ``RFB 003.008``.
+
+    Source: RFC 6143, 7.1.1. noVNC's page takes the path of its WebSocket from the parameter ``path``.
+
+    :param url: of the console's page, with a token
+    :param verify: whether to check a certificate, or by which authorities
+    :param timeout: seconds
+    :raises OSError: nobody answers
+    :raises websocket.WebSocketException: it is no WebSocket, or the proxy does not reach the server
+    """
+    import ssl
+
+    import websocket
+
+    parts = urlsplit(url)
+    path = parse_qs(parts.query).get("path", [f"?{parts.query}"])[0]
+    scheme = "wss" if parts.scheme == "https" else "ws"
+    trust = {"ca_certs": verify} if isinstance(verify, str) else {} if verify else {"cert_reqs": ssl.CERT_NONE}
+    line = websocket.create_connection(
+        f"{scheme}://{parts.netloc}/{path.lstrip('/')}", timeout=timeout, subprotocols=["binary"], sslopt=trust,
+        # A proxy of this machine's environment is for the world outside.
+        http_no_proxy=["*"],
+    )  # fmt: skip
+    try:
+        return bytes(line.recv_frame().data).decode(errors="replace").strip()
+    finally:
+        line.close()
 
 
 def _words(error: Exception) -> str:

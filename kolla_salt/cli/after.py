@@ -139,10 +139,11 @@ def run_smoke(args: argparse.Namespace, cloud: Any, quiet: bool = False) -> dict
     """Do the smoke check and return its result as plain data."""
     try:
         import openstack
+        import websocket  # noqa: F401 used at the end of the check, when it would be late to miss it
     except ImportError as error:
         raise CliError(
-            "the smoke check needs openstacksdk, which is not installed here; salt-pip install openstacksdk zstandard "
-            "(or the pip of this Python)"
+            f"the smoke check needs the Python package of the module {error.name}, which is not installed here; "
+            "salt-pip install openstacksdk websocket-client zstandard (or the pip of this Python)"
         ) from error
     from kolla_salt import clouds, guest
     from kolla_salt import smoke as smokes

@@ -131,3 +131,4 @@ def test_a_server_boots_is_reached_and_leaves_nothing_behind(site):
     assert said["ok"], said["error"]
     assert said["leftovers"] == []
     assert any(line.startswith("metadata uuid") for line in said["server"]["console"])
+    assert next(step["detail"] for step in said["steps"] if step["step"] == "open its screen").startswith("RFB 003.")
