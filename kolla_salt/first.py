@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import os
 import ssl
 import time
 from collections.abc import Mapping
@@ -18,8 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
-from kolla_salt import identity
-from kolla_salt.clouds import identity_entry
+from kolla_salt import clouds, identity
 from kolla_salt.context import ContextError, Resolver, url_host
 
 #: Seconds for one request, and for all that is asked of one API.
@@ -62,7 +60,7 @@ def apis(resolver: Resolver, container: str) -> list[Api]:
             continue
         base = f"http://{url_host(own['address'])}:{own['port']}"
         try:
-            identity_at = identity_entry(resolver)
+            identity_at = clouds.identity_entry(resolver)
             who = _account(resolver, entry["service"])
         except (ContextError, LookupError):
             continue  # no Keystone, or no password here
@@ -77,13 +75,8 @@ def _account(resolver: Resolver, service: str) -> tuple[str, str, str]:
     for account in identity.registration(resolver, service).accounts:
         if account.project:
             return account.name, account.project, account.password
-    settings = resolver.settings
-
-    def option(name: str) -> str:
-        return str(resolver.value(name)) if name in settings else "admin"
-
-    password = str(resolver.names()["secret"]("keystone_admin_password"))
-    return option("keystone_admin_user"), option("keystone_admin_project"), password
+    auth = clouds.access(resolver, resolver.passwords, "internal")["auth"]
+    return str(auth["username"]), str(auth["project_name"]), auth["password"]
 
 
 def ask(api: Api) -> list[float]:
@@ -140,8 +133,7 @@ def _exchange(
     parts = urlsplit(url)
     host, port = parts.hostname or "", parts.port
     if parts.scheme == "https":
-        authorities = next((path for path in identity.SYSTEM_AUTHORITIES if os.path.exists(path)), None)
-        trusted = ssl.create_default_context(cafile=authorities)
+        trusted = ssl.create_default_context(cafile=identity.authorities())
         connection: http.client.HTTPConnection = http.client.HTTPSConnection(
             host, port, timeout=TIMEOUT, context=trusted
         )

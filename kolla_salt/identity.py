@@ -34,7 +34,7 @@ STAMP_AGE = 24 * 3600
 _NOT_UP_YET = {503}
 _NOT_UP_YET_READING = {502, 503, 504}
 _LONGEST_BODY = 400
-SYSTEM_AUTHORITIES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt")
+_SYSTEM_AUTHORITIES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt")
 
 
 class IdentityError(Exception):
@@ -281,8 +281,8 @@ class Keystone:
             transport = requests.Session()
             # A proxy of the host's environment is for the world outside, not for the cloud's own addresses.
             transport.trust_env = False
-            authorities = next((path for path in SYSTEM_AUTHORITIES if os.path.exists(path)), True)
-            self._session = session.Session(auth=auth, session=transport, verify=authorities, timeout=REQUEST_TIMEOUT)
+            verify = authorities() or True
+            self._session = session.Session(auth=auth, session=transport, verify=verify, timeout=REQUEST_TIMEOUT)
         return self._session
 
     def _log_in(self) -> None:
@@ -607,6 +607,11 @@ class Keystone:
         salt = secrets.token_hex(16)
         stamp = {"time": time.time(), "salt": salt, "mac": self._mac(account, user_id, salt)}
         write_atomically(self._stamp(account), json.dumps(stamp).encode())
+
+
+def authorities() -> str | None:
+    """Return the file of the certificate authorities that this host trusts, None if it is where no system has it."""
+    return next((path for path in _SYSTEM_AUTHORITIES if os.path.exists(path)), None)
 
 
 def _best_first(endpoints: list[dict[str, Any]], url: str) -> list[dict[str, Any]]:
