@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import time
 from pathlib import Path
@@ -185,38 +186,48 @@ def apply(services: Any, run: str, role: str = "back", test: bool = False, pilla
         states = _states(service, parts, run, role) if parts else []
         if not states:
             states = [(f"{service} is what it was before {run}", "test", "nop", {})]
-        at_once = {state[0] for state in states} if role == "stop" else set() if test else _slow(service)
-        high |= _in_order(service, states, at_once, len(high))
+        slow: set[str] = set()
+        quick: set[str] = set()
+        if role == "stop":
+            slow = {state[0] for state in states}
+        elif not test:
+            slow, quick = _slow(service)
+        high |= _in_order(service, states, slow, quick, len(high))
     return __salt__["state.high"](high, test=test, concurrent=test)
 
 
 def _in_order(
-    service: str, states: list[tuple[str, str, str, dict[str, Any]]], at_once: set[str], first: int
+    service: str, states: list[tuple[str, str, str, dict[str, Any]]], slow: set[str], quick: set[str], first: int
 ) -> dict[str, Any]:
-    """Return the states of a service as Salt's high data: one after the other.
+    """Return the states of a service as Salt's high data: one after the other, but slow ones beside others.
 
-    :param at_once: IDs of those that need not wait for each other where they follow each other
+    :param slow: IDs of those that go at the same time where they follow each other
+    :param quick: IDs of those that need not wait for slow ones beside them, and which slow ones do not wait for
     :param first: how many states come before
     """
     high: dict[str, Any] = {}
     before: list[dict[str, str]] = []
     beside: list[dict[str, str]] = []
-    for state_id, module, function, arguments in states:
-        alone = state_id not in at_once
-        if alone:
-            before, beside = before + beside, []
-        parts = [{key: value} for key, value in arguments.items()]
-        order = {"order": first + len(high) + 1}
-        parts += [order, {"require": list(before)}, *([] if alone else [{"parallel": True}])]
-        high[state_id] = {"__sls__": service, "__env__": "base", module: [function, *parts]}
-        (before if alone else beside).append({module: state_id})
+    for _, in_a_row in itertools.groupby(states, lambda state: state[0] in slow | quick):
+        before, beside = before + beside, []
+        for state_id, module, function, arguments in sorted(in_a_row, key=lambda state: state[0] not in slow):
+            parts = [{key: value} for key, value in arguments.items()]
+            order = {"order": first + len(high) + 1}
+            parts += [order, {"require": list(before)}, *([{"parallel": True}] if state_id in slow else [])]
+            high[state_id] = {"__sls__": service, "__env__": "base", module: [function, *parts]}
+            (beside if state_id in slow else before).append({module: state_id})
     return high
 
 
-def _slow(service: str) -> set[str]:
-    """Return the agents and workers of a service that end what they are at before they stop; no user asks them."""
-    containers = _resolver().declarations[service]["containers"]
-    return {name for name, fields in containers.items() if fields["reports"] and fields["stop_timeout"]}
+def _slow(service: str) -> tuple[set[str], set[str]]:
+    """Return containers of a service that can be exchanged beside each other: those that take long, and quick ones.
+
+    The slow ones are agents and workers that end what they are at before they stop; no user asks them. The others are
+    what users ask through the load balancer; there one after the other is taken out.
+    """
+    decl = _resolver().declarations[service]
+    slow = {name for name, fields in decl["containers"].items() if fields["reports"] and fields["stop_timeout"]}
+    return slow, {entry["container"] for entry in decl["load_balancer"].values()} - slow
 
 
 def _states(service: str, parts: dict[str, Any], run: str, role: str) -> list[tuple[str, str, str, dict[str, Any]]]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import stat
+from types import SimpleNamespace
 
 import pytest
 
 from kolla_salt import kept
+from kolla_salt.declarations import load
 from kolla_salt.modules import kolla_kept
 
 FIRST, SECOND, UPGRADE = "20260714-100000-deploy", "20260714-110000-reconfigure", "20260714-120000-upgrade-1"
@@ -185,22 +187,50 @@ def test_an_upgrades_steps_are_kept_until_their_own_service_is_taken_back(store,
     assert store.runs() == []
 
 
-def test_what_comes_back_waits_for_what_came_before_but_slow_ones_in_a_row_go_together():
-    states = [
-        (name, "kolla_kept", "returned", {"run": FIRST}) for name in ("api", "compute", "scheduler", "ssh", "last")
-    ]
-    high = kolla_kept._in_order("nova", states, {"compute", "scheduler", "last"}, first=3)
+def in_order(names, slow=(), quick=()):
+    """Return of states in a row: name -> (those that it waits for, whether it goes beside what follows)."""
+    states = [(name, "kolla_kept", "returned", {"run": FIRST}) for name in names]
+    high = kolla_kept._in_order("nova", states, set(slow), set(quick), first=3)
 
     def field(name, key):
         return next((part[key] for part in high[name]["kolla_kept"][1:] if key in part), None)
 
-    required = {name: [next(iter(item.values())) for item in field(name, "require")] for name in high}
-    assert required == {
-        "api": [],
-        "compute": ["api"],
-        "scheduler": ["api"],
-        "ssh": ["api", "compute", "scheduler"],
-        "last": ["api", "compute", "scheduler", "ssh"],
+    assert sorted(high) == sorted(names)
+    assert [field(name, "order") for name in high] == [4 + number for number in range(len(names))]
+    return {
+        name: ([next(iter(item.values())) for item in field(name, "require")], field(name, "parallel") is True)
+        for name in high
     }
-    assert [name for name in high if field(name, "parallel")] == ["compute", "scheduler", "last"]
-    assert [field(name, "order") for name in high] == [4, 5, 6, 7, 8]
+
+
+def test_what_comes_back_waits_for_what_came_before_but_slow_ones_in_a_row_go_together():
+    assert in_order(["api", "compute", "scheduler", "ssh", "last"], slow=["compute", "scheduler", "last"]) == {
+        "api": ([], False),
+        "compute": (["api"], True),
+        "scheduler": (["api"], True),
+        "ssh": (["api", "compute", "scheduler"], False),
+        "last": (["api", "compute", "scheduler", "ssh"], True),
+    }
+
+
+def test_what_users_ask_comes_back_one_after_the_other_beside_slow_ones():
+    names = ["libvirt", "api", "metadata", "scheduler", "conductor", "kept"]
+    found = in_order(names, slow=["scheduler", "conductor"], quick=["api", "metadata"])
+    assert found == {
+        "libvirt": ([], False),
+        "scheduler": (["libvirt"], True),
+        "conductor": (["libvirt"], True),
+        "api": (["libvirt"], False),
+        "metadata": (["libvirt", "api"], False),
+        "kept": (["libvirt", "api", "metadata", "scheduler", "conductor"], False),
+    }
+    assert list(found) == ["libvirt", "scheduler", "conductor", "api", "metadata", "kept"]  # the slow ones begin first
+
+
+def test_of_nova_the_workers_are_slow_and_what_the_load_balancer_asks_is_quick(monkeypatch):
+    declarations = {"nova": load()["nova"]}
+    monkeypatch.setattr(kolla_kept, "_resolver", lambda: SimpleNamespace(declarations=declarations))
+    slow, quick = kolla_kept._slow("nova")
+    assert slow == {"nova_conductor", "nova_scheduler", "nova_compute"}
+    assert {"nova_api", "nova_metadata", "nova_novncproxy"} <= quick
+    assert not quick & {*slow, "nova_libvirt", "nova_ssh"}
