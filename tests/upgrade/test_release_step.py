@@ -124,28 +124,35 @@ def test_no_record_holds_a_password(cloud):
         assert not [secret for secret in secrets if secret in text], path
 
 
-def test_one_service_goes_back_and_forth(cloud):
-    run = next(item["id"] for item in reversed(answer("runs", "list")["runs"]) if item["verb"] == "upgrade" and
-               item.get("to") == NEW and item.get("phases"))  # fmt: skip
-    with watched(cloud, "rollback of placement"):
+def upgrades():
+    """Return the runs that have upgraded something and were not taken back."""
+    return [item["id"] for item in answer("runs", "list")["runs"] if item["verb"] == "upgrade" and
+            item.get("to") == NEW and item.get("phases") and "*" not in item.get("returned", {})]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("service", "container", "more"),
+    [("placement", "placement_api", ["--restore-database"]), ("nova", "nova_api", [])],
+)
+def test_one_service_goes_back_and_forth(cloud, service, container, more):
+    run = min(upgrades())  # the one of all services
+    with watched(cloud, f"rollback of {service}"):
         began = time.monotonic()
-        said = answer("rollback", run, "--service", "placement", "--restore-database", status=None)
+        said = answer("rollback", run, "--service", service, *more, status=None)
         seconds = time.monotonic() - began
     assert said["ok"], json.dumps(said, indent=1, default=str)[:4000]
-    assert all(tag.startswith(OLD) for tag in cloud.images("placement_api").values())
-    figure("rollback of placement: seconds", round(seconds, 1))
-    assert answer("upgrade", "--service", "placement")["ok"]
-    assert all(tag.startswith(NEW) for tag in cloud.images("placement_api").values())
+    assert all(tag.startswith(OLD) for tag in cloud.images(container).values())
+    figure(f"rollback of {service}: seconds", round(seconds, 1))
+    assert answer("upgrade", "--service", service)["ok"]
+    assert all(tag.startswith(NEW) for tag in cloud.images(container).values())
     assert cloud.missing() == {}
     assert seconds <= ONE_SERVICE
 
 
 def test_the_whole_goes_back_with_servers_and_data(cloud):
-    upgrades = [item["id"] for item in answer("runs", "list")["runs"] if item["verb"] == "upgrade" and
-                item.get("to") == NEW and item.get("phases") and "*" not in item.get("returned", {})]  # fmt: skip
     with watched(cloud, "rollback"):
         began = time.monotonic()
-        for run in sorted(upgrades, reverse=True):  # of one service alone, then of the rest
+        for run in sorted(upgrades(), reverse=True):  # of one service alone, then of the rest
             said = answer("rollback", run, "--restore-database", status=None)
             assert said["ok"], json.dumps(said, indent=1, default=str)[:4000]
         seconds = time.monotonic() - began
