@@ -7,6 +7,7 @@ step needs which, because that depends on services, not on steps. It is decided 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -298,6 +299,23 @@ class Progress:
     def batches(self, todo: Mapping[str, Sequence[str]]) -> list[list[str]]:
         """Return the hosts of a step (with their SLS) in the groups in which it is to be done."""
         return batches(list(todo), {host: self._limited(host, names) for host, names in todo.items()}, self.limits)
+
+    def beside(
+        self, batch: Mapping[str, Sequence[str]], flying: Iterable[tuple[str, Sequence[str], Collection[str]]]
+    ) -> bool:
+        """Return whether hosts may begin with a step while others are at it.
+
+        Args:
+            batch: hosts that would begin, and their SLS.
+            flying: hosts that are at it, their SLS, and which of their containers are back.
+        """
+        used: Counter[str] = Counter()
+        for host, sls, back in flying:
+            if any(rule.settle or rule.settled for _, rule in self._away([([host], sls)])):
+                return False
+            used.update(name for name in self._limited(host, sls) if name not in back)
+        used.update(name for host, sls in batch.items() for name in self._limited(host, sls))
+        return all(number <= self.limits[name].limit or not self.limits[name].limit for name, number in used.items())
 
     def _limited(self, host: str, sls: Iterable[str]) -> list[str]:
         """Return the containers with a rule that will be disturbed by applying ``sls`` on ``host``."""
