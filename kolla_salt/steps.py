@@ -9,8 +9,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
+
+from kolla_salt.outcome import Failure
 
 Step = Mapping[str, Any]
 Requires = Mapping[str, Sequence[str]]
@@ -427,3 +430,36 @@ class Progress:
             return True
         first = service in self.together or self.primaries.get(service, host) == host
         return first == (role != "rest")
+
+
+@dataclass
+class Flight:
+    """Hosts of a step that are at it.
+
+    Attributes:
+        batch: its hosts.
+        jobs: what they do, as (hosts, SLS).
+        sent: when they began.
+        answers: of each job: what its hosts said, and when.
+        out: servers that are out of the load balancers meanwhile -> how they were taken out.
+        asked: hosts on which all that is asked through load balancers is back, though others of its containers are not.
+        failures: servers that the load balancers did not find well before their hosts had ended.
+    """
+
+    batch: list[str]
+    jobs: list[tuple[list[str], list[str]]]
+    sent: float
+    answers: list[Future[dict[str, tuple[Any, float]]]]
+    out: dict[str, str]
+    asked: set[str] = field(default_factory=set)
+    failures: list[Failure] = field(default_factory=list)
+
+    @property
+    def hosts(self) -> set[str]:
+        """The hosts that do something."""
+        return {host for hosts, _ in self.jobs for host in hosts}
+
+    @property
+    def landed(self) -> bool:
+        """Whether all its hosts have answered, or were given up."""
+        return all(future.done() for future in self.answers)

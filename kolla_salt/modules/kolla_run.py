@@ -11,7 +11,7 @@ import time
 from collections.abc import Collection, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ from kolla_salt.availability.watcher import Watcher, touches_containers
 from kolla_salt.context import Resolver
 from kolla_salt.declarations import write_atomically
 from kolla_salt.plan import UPGRADE
-from kolla_salt.steps import Only, Progress, patience, service_of, told
+from kolla_salt.steps import Flight, Only, Progress, patience, service_of, told
 
 __virtualname__ = "kolla_run"
 #: How many hosts' states a step returns to the orchestration; the record has all.
@@ -556,39 +556,6 @@ def apply(step: dict[str, Any]) -> dict[str, Any]:
     return {**report, "state": _as_state(report, returns)}
 
 
-@dataclass
-class _Flight:
-    """Hosts of a step that are at it.
-
-    Attributes:
-        batch: its hosts.
-        jobs: what they do, as (hosts, SLS).
-        sent: when they began.
-        answers: of each job: what its hosts said, and when.
-        out: servers that are out of the load balancers meanwhile -> how they were taken out.
-        asked: hosts on which all that is asked through load balancers is back, though others of its containers are not.
-        failures: servers that the load balancers did not find well before their hosts had ended.
-    """
-
-    batch: list[str]
-    jobs: list[tuple[list[str], list[str]]]
-    sent: float
-    answers: list[Future[dict[str, tuple[Any, float]]]]
-    out: dict[str, str]
-    asked: set[str] = field(default_factory=set)
-    failures: list[outcome.Failure] = field(default_factory=list)
-
-    @property
-    def hosts(self) -> set[str]:
-        """The hosts that do something."""
-        return {host for hosts, _ in self.jobs for host in hosts}
-
-    @property
-    def landed(self) -> bool:
-        """Whether all its hosts have answered, or were given up."""
-        return all(future.done() for future in self.answers)
-
-
 def _in_batches(
     run: dict[str, Any],
     step: dict[str, Any],
@@ -609,13 +576,13 @@ def _in_batches(
     returns: dict[str, Any] = {}
     waits: list[dict[str, Any]] = []
     earlier: list[str] = []
-    flying: list[_Flight] = []
+    flying: list[Flight] = []
     settle, test = 0, bool(__opts__.get("test"))
 
     def note(what: str, since: float, until: float, **more: Any) -> None:
         waits.append({"what": what, "at": round(since - started, 3), "seconds": round(until - since, 3), **more})
 
-    def put_in(flight: _Flight) -> None:
+    def put_in(flight: Flight) -> None:
         back = time.time()
         flight.failures += _put_in(run, flight.out, flight.hosts)
         if flight.out:
@@ -623,7 +590,7 @@ def _in_batches(
             note("put in", back, time.time(), hosts=names, targets=len(flight.out))
         flight.out = {}
 
-    def land(flight: _Flight) -> None:
+    def land(flight: Flight) -> None:
         nonlocal settle
         flying.remove(flight)
         applied = _read(run, flight, returns)
@@ -664,7 +631,7 @@ def _in_batches(
             if progress.unknown != silent:
                 jobs = progress.going_on(wanted, earlier, left_out)
             sent = time.time()
-            flying.append(_Flight(batch, jobs, sent, _send(run, step, jobs, pool), out))
+            flying.append(Flight(batch, jobs, sent, _send(run, step, jobs, pool), out))
             if out:
                 names = sorted({target.partition("/")[2] for target in out})
                 note("taken out", begun, sent, hosts=names, targets=len(out))
@@ -713,7 +680,7 @@ def _bus() -> Any:
     return salt.utils.event.get_event("master", sock_dir=opts["sock_dir"], opts=opts, listen=True)
 
 
-def _next(flying: list[_Flight], bus: Any) -> _Flight:
+def _next(flying: list[Flight], bus: Any) -> Flight:
     """Wait until hosts have ended, or have back all that is asked through load balancers, and return their flight.
 
     :param bus: see :func:`_bus`; None: only the end counts.
@@ -734,7 +701,7 @@ def _next(flying: list[_Flight], bus: Any) -> _Flight:
                     return flight
 
 
-def _has_room(run: dict[str, Any], wanted: dict[str, list[str]], flying: list[_Flight]) -> bool:
+def _has_room(run: dict[str, Any], wanted: dict[str, list[str]], flying: list[Flight]) -> bool:
     """Return whether hosts may begin with what is ``wanted`` of them (host -> SLS) while others are at it."""
     at_it = [
         (host, sls, run["entries"] if host in flight.asked else ())
@@ -758,7 +725,7 @@ def _send(
     return [pool.submit(_states, opts, names, sls, pillar(sls), test, run["back"]) for names, sls in jobs]
 
 
-def _read(run: dict[str, Any], flight: _Flight, returns: dict[str, Any]) -> dict[str, Any]:
+def _read(run: dict[str, Any], flight: Flight, returns: dict[str, Any]) -> dict[str, Any]:
     """Return what came of the hosts of ``flight``, and note it; what they said themselves is added to ``returns``."""
     progress: Progress = run["progress"]
     answers = {host: said for future in flight.answers for host, said in future.result().items()}
