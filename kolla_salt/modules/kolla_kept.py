@@ -240,7 +240,7 @@ def _states(service: str, parts: dict[str, Any], run: str, role: str) -> list[tu
     """Return the states of one service as (ID, module, function, arguments), in the order in which they come."""
     entries: dict[str, kept.Entry] = parts["containers"]
     last_first = sorted(entries.values(), key=lambda entry: -entry.time)
-    exchanged = [entry.name for entry in last_first if entry.replaces]
+    exchanged = _needed_first([entry.name for entry in last_first if entry.replaces], service)
     if role == "stop":
         return [(name, "kolla_kept", "stopped", {}) for name in exchanged]
     states = [(name, "kolla_kept", "returned", {"run": entries[name].run}) for name in exchanged]
@@ -258,6 +258,23 @@ def _states(service: str, parts: dict[str, Any], run: str, role: str) -> list[tu
                 states.append((name, "kolla_kept", "reread", {"run": folder.run, "component": component}))
     states.append((f"{service}: what was kept", "kolla_kept", "used_up", {"run": run, "service": service}))
     return states
+
+
+def _needed_first(names: list[str], service: str) -> list[str]:
+    """Return containers of a service in the same order, but those first that others only start after."""
+    decl = _resolver().declarations.get(service)
+    after = {name: fields["after"] or () for name, fields in decl["containers"].items()} if decl else {}
+    first: list[str] = []
+
+    def need(name: str) -> None:
+        for other in after.get(name, ()):
+            if other in names and other not in first:
+                need(other)
+                first.append(other)
+
+    for name in names:
+        need(name)
+    return [*first, *(name for name in names if name not in first)]
 
 
 def _readers(folder: kept.Folder) -> list[str]:
