@@ -16,12 +16,6 @@ from kolla_salt.steps import Progress, needed_by, service_of
 VERB = "rollback"
 #: Verbs whose runs can be taken back.
 ABLE = frozenset({"deploy", "reconfigure", "upgrade"})
-#: The role of the steps that take back containers and configuration.
-BACK = "back"
-#: What a host says when all that users ask is back, while containers that take longer are not.
-ASKED = "asked"
-#: How the tags of Salt's events about single states begin (salt.utils.event.TAGS).
-ASKED_TAG = "salt/state_result/"
 #: Phases of a change of release after which the old release does not work with the schema.
 ONE_WAY = frozenset({"contract"})
 
@@ -554,27 +548,14 @@ def steps(
             at = [restored[service]["host"]]
             step(number, "stop", f"{service}: stop", [service], found[service], by="kolla_rollback.stop")
             step(number, "database", f"{service}: restore its databases", [service], at, by="kolla_rollback.database")
-            step(number, BACK, f"{service}: back", [service], found[service])
+            step(number, "back", f"{service}: back", [service], found[service])
         names = [name for name in reversed(wave) if name not in restored]
         for service in (name for name in names if name in recalled):
             at = [recalled[service]["host"]]
             step(number, "recall", f"{service}: versions in its databases", [service], at, by="kolla_rollback.recall")
         if names:
-            step(number, BACK, f"back: {', '.join(names)}", names, {host for name in names for host in found[name]})
+            step(number, "back", f"back: {', '.join(names)}", names, {host for name in names for host in found[name]})
     return result
-
-
-def asked_again(event: Mapping[str, Any]) -> str:
-    """Return the host of which an event of Salt's bus tells that all that users ask is back there, or an empty string.
-
-    Args:
-        event: with ``tag`` and ``data``; of a state with ``fire_event: asked`` (:data:`ASKED`) after it was applied.
-    """
-    data = event.get("data") or {}
-    if not str(event.get("tag")).endswith(f"/{ASKED}"):
-        return ""
-    said = ((data.get("data") or {}).get("ret") or {}).get("result")
-    return str(data.get("id") or "") if said is True else ""
 
 
 @dataclass

@@ -7,13 +7,9 @@ step needs which, because that depends on services, not on steps. It is decided 
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
-
-from kolla_salt.outcome import Failure
 
 Step = Mapping[str, Any]
 Requires = Mapping[str, Sequence[str]]
@@ -303,23 +299,6 @@ class Progress:
         """Return the hosts of a step (with their SLS) in the groups in which it is to be done."""
         return batches(list(todo), {host: self._limited(host, names) for host, names in todo.items()}, self.limits)
 
-    def beside(
-        self, batch: Mapping[str, Sequence[str]], flying: Iterable[tuple[str, Sequence[str], Collection[str]]]
-    ) -> bool:
-        """Return whether hosts may begin with a step while others are at it.
-
-        Args:
-            batch: hosts that would begin, and their SLS.
-            flying: hosts that are at it, their SLS, and which of their containers are back.
-        """
-        used: Counter[str] = Counter()
-        for host, sls, back in flying:
-            if any(rule.settle or rule.settled for _, rule in self._away([([host], sls)])):
-                return False
-            used.update(name for name in self._limited(host, sls) if name not in back)
-        used.update(name for host, sls in batch.items() for name in self._limited(host, sls))
-        return all(number <= self.limits[name].limit or not self.limits[name].limit for name, number in used.items())
-
     def _limited(self, host: str, sls: Iterable[str]) -> list[str]:
         """Return the containers with a rule that will be disturbed by applying ``sls`` on ``host``."""
         services = {service_of(name) for name in sls}
@@ -430,36 +409,3 @@ class Progress:
             return True
         first = service in self.together or self.primaries.get(service, host) == host
         return first == (role != "rest")
-
-
-@dataclass
-class Flight:
-    """Hosts of a step that are at it.
-
-    Attributes:
-        batch: its hosts.
-        jobs: what they do, as (hosts, SLS).
-        sent: when they began.
-        answers: of each job: what its hosts said, and when.
-        out: servers that are out of the load balancers meanwhile -> how they were taken out.
-        asked: hosts on which all that is asked through load balancers is back, though others of its containers are not.
-        failures: servers that the load balancers did not find well before their hosts had ended.
-    """
-
-    batch: list[str]
-    jobs: list[tuple[list[str], list[str]]]
-    sent: float
-    answers: list[Future[dict[str, tuple[Any, float]]]]
-    out: dict[str, str]
-    asked: set[str] = field(default_factory=set)
-    failures: list[Failure] = field(default_factory=list)
-
-    @property
-    def hosts(self) -> set[str]:
-        """The hosts that do something."""
-        return {host for hosts, _ in self.jobs for host in hosts}
-
-    @property
-    def landed(self) -> bool:
-        """Whether all its hosts have answered, or were given up."""
-        return all(future.done() for future in self.answers)

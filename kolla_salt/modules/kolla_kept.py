@@ -11,7 +11,7 @@ from typing import Any
 
 from salt.exceptions import CommandExecutionError
 
-from kolla_salt import __version__, expand, kept, outcome, paths, rollback, runtime
+from kolla_salt import __version__, expand, kept, outcome, paths, runtime
 from kolla_salt.context import ContextError
 from kolla_salt.converge import Changes
 from kolla_salt.declarations import write_atomically
@@ -21,7 +21,7 @@ __virtualname__ = "kolla_kept"
 __func_alias__ = {"list_": "list"}
 
 #: What is applied in a step of a rollback; `stop` and `database` only where a database is restored.
-_ROLES = ("stop", rollback.BACK)
+_ROLES = ("stop", "back")
 
 
 def __virtual__() -> str:
@@ -159,7 +159,7 @@ def _later(run: str, found: dict[str, Any]) -> dict[str, list[str]]:
 # --- bringing back ----------------------------------------------------------------------------------------------------
 
 
-def apply(services: Any, run: str, role: str = rollback.BACK, test: bool = False, pillar: Any = None) -> Any:
+def apply(services: Any, run: str, role: str = "back", test: bool = False, pillar: Any = None) -> Any:
     """Take back what a run did to services of this host.
 
     The result is that of a state run: one state per container and configuration folder, in reverse order.
@@ -181,7 +181,6 @@ def apply(services: Any, run: str, role: str = rollback.BACK, test: bool = False
         raise CommandExecutionError(f"taking back {run}: no role {role!r}; expected one of {', '.join(_ROLES)}")
     found = _of_services(run)
     high: dict[str, Any] = {}
-    asked = ""
     for service in names:
         parts = found.get(service)
         states = _states(service, parts, run, role) if parts else []
@@ -193,11 +192,7 @@ def apply(services: Any, run: str, role: str = rollback.BACK, test: bool = False
             slow = {state[0] for state in states}
         elif not test:
             slow, quick = _slow(service)
-        added = _in_order(service, states, slow, quick, len(high))
-        asked = next((name for name in reversed(added) if name in quick and slow & set(added)), asked)
-        high |= added
-    if asked:  # from here on the master may have the next host begin
-        high[asked]["kolla_kept"].append({"fire_event": rollback.ASKED})
+        high |= _in_order(service, states, slow, quick, len(high))
     return __salt__["state.high"](high, test=test, concurrent=test)
 
 
@@ -231,9 +226,8 @@ def _slow(service: str) -> tuple[set[str], set[str]]:
     what users ask through the load balancer; there one after the other is taken out.
     """
     decl = _resolver().declarations[service]
-    quick = {entry["container"] for entry in decl["load_balancer"].values()}
     slow = {name for name, fields in decl["containers"].items() if fields["reports"] and fields["stop_timeout"]}
-    return slow - quick, quick
+    return slow, {entry["container"] for entry in decl["load_balancer"].values()} - slow
 
 
 def _states(service: str, parts: dict[str, Any], run: str, role: str) -> list[tuple[str, str, str, dict[str, Any]]]:

@@ -9,8 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Collection, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import nullcontext
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -40,7 +39,7 @@ from kolla_salt.availability.watcher import Watcher, touches_containers
 from kolla_salt.context import Resolver
 from kolla_salt.declarations import write_atomically
 from kolla_salt.plan import UPGRADE
-from kolla_salt.steps import Flight, Only, Progress, patience, service_of, told
+from kolla_salt.steps import Only, Progress, patience, service_of, told
 
 __virtualname__ = "kolla_run"
 #: How many hosts' states a step returns to the orchestration; the record has all.
@@ -565,8 +564,6 @@ def _in_batches(
 ) -> tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]:
     """Apply the states of a step, the hosts in the groups in which their containers may be changed at once.
 
-    A group begins when the one before has ended; in a rollback already when what users ask is back there, as far as
-    the rules of the other containers, which take longer to end and to start, let more hosts be at it at once.
     What stays as it is since another host failed is added to ``left_out``.
 
     :returns: host -> what came of it; host -> the return itself; how long the load balancers were waited for.
@@ -576,68 +573,36 @@ def _in_batches(
     returns: dict[str, Any] = {}
     waits: list[dict[str, Any]] = []
     earlier: list[str] = []
-    flying: list[Flight] = []
-    settle, test = 0, bool(__opts__.get("test"))
-
-    def note(what: str, since: float, until: float, **more: Any) -> None:
-        waits.append({"what": what, "at": round(since - started, 3), "seconds": round(until - since, 3), **more})
-
-    def put_in(flight: Flight) -> None:
-        back = time.time()
-        flight.failures += _put_in(run, flight.out, flight.hosts)
-        if flight.out:
-            names = sorted({target.partition("/")[2] for target in flight.out})
-            note("put in", back, time.time(), hosts=names, targets=len(flight.out))
-        flight.out = {}
-
-    def land(flight: Flight) -> None:
-        nonlocal settle
-        flying.remove(flight)
-        applied = _read(run, flight, returns)
+    settle = 0
+    for batch in progress.batches(_in_order(progress, todo)):
+        jobs = progress.going_on({host: todo[host] for host in batch}, earlier, left_out)
+        if jobs and settle and not __opts__.get("test"):
+            wait = {"what": "clients come back", "at": round(time.time() - started, 3), "seconds": settle}
+            waits.append({**wait, "hosts": list(earlier), "targets": 0})
+            time.sleep(settle)
+        settle = progress.settle(jobs)
+        begun = time.time()
+        # What comes last restarts nothing.
+        silent = set(progress.unknown)
+        out = _take_out(run, jobs) if step["role"] != "finish" else {}
+        if progress.unknown != silent:
+            jobs = progress.going_on({host: todo[host] for host in batch}, earlier, left_out)
+        sent = time.time()
+        applied, answers = _apply_on(run, step, jobs)
         for said in applied.values():
-            said["at"] = round(flight.sent - started, 3)
-        hosts.update(applied)
-        if waited := _await_settled(run, flight.jobs, hosts):
-            note("all is there again", waited, time.time(), targets=0, hosts=list(flight.batch))
-        put_in(flight)
-        for failure in flight.failures:
-            known = {one["sls"] for one in hosts[failure.host]["failed"]}
-            if failure.host not in progress.unknown and not known & {"", failure.sls}:
-                _fail_on(run, hosts, failure)
-        settle = progress.settle(flight.jobs)
-
-    batches = progress.batches(_in_order(progress, todo))
-    overlapping = step["role"] == rollback.BACK and len(batches) > 1 and not test
-    with ThreadPoolExecutor(max_workers=max(1, len(todo))) as pool, _bus() if overlapping else nullcontext() as bus:
-        for batch in batches:
-            wanted = {host: todo[host] for host in batch}
-            while flying and not (overlapping and _has_room(run, wanted, flying)):
-                flight = _next(flying, bus)
-                if flight.landed:
-                    land(flight)
-                else:
-                    put_in(flight)
-                    for failure in flight.failures:
-                        progress.fail(failure.sls, failure.host)
-            jobs = progress.going_on(wanted, earlier, left_out)
-            if jobs and settle and not test:
-                since = time.time()
-                time.sleep(settle)
-                note("clients come back", since, time.time(), hosts=list(earlier), targets=0)
-            begun = time.time()
-            # What comes last restarts nothing.
-            silent = set(progress.unknown)
-            out = _take_out(run, jobs) if step["role"] != "finish" else {}
-            if progress.unknown != silent:
-                jobs = progress.going_on(wanted, earlier, left_out)
-            sent = time.time()
-            flying.append(Flight(batch, jobs, sent, _send(run, step, jobs, pool), out))
-            if out:
-                names = sorted({target.partition("/")[2] for target in out})
-                note("taken out", begun, sent, hosts=names, targets=len(out))
-            earlier += batch
-        while flying:
-            land(_next(flying, None))
+            said["at"] = round(sent - started, 3)
+        hosts |= applied
+        returns |= answers
+        if waited := _await_settled(run, jobs, hosts):
+            waits.append({"what": "all is there again", "at": round(waited - started, 3), "targets": 0,
+                          "seconds": round(time.time() - waited, 3), "hosts": list(batch)})  # fmt: skip
+        back = time.time()
+        _put_in(run, out, hosts)
+        earlier += batch
+        if out:
+            for what, since, until in (("taken out", begun, sent), ("put in", back, time.time())):
+                wait = {"what": what, "at": round(since - started, 3), "seconds": round(until - since, 3)}
+                waits.append({**wait, "hosts": sorted({t.partition("/")[2] for t in out}), "targets": len(out)})
     return hosts, returns, waits
 
 
@@ -674,70 +639,33 @@ def _fail_on(run: dict[str, Any], hosts: dict[str, Any], failure: outcome.Failur
     hosts[failure.host]["failed"].append(vars(failure))
 
 
-def _bus() -> Any:
-    """Return the master's event bus, to hear what hosts say before they have ended; from now on it loses nothing."""
-    opts = _master_opts()
-    return salt.utils.event.get_event("master", sock_dir=opts["sock_dir"], opts=opts, listen=True)
-
-
-def _next(flying: list[Flight], bus: Any) -> Flight:
-    """Wait until hosts have ended, or have back all that is asked through load balancers, and return their flight.
-
-    :param bus: see :func:`_bus`; None: only the end counts.
-    """
-    while True:
-        for flight in flying:
-            if flight.landed:
-                return flight
-        if bus is None:
-            wait([future for flight in flying for future in flight.answers], return_when=FIRST_COMPLETED)
-            continue
-        event = bus.get_event(wait=0.2, tag=rollback.ASKED_TAG, full=True, auto_reconnect=True)
-        host = rollback.asked_again(event) if event else ""
-        for flight in flying:
-            if host in flight.hosts:
-                flight.asked.add(host)
-                if flight.asked >= {target.partition("/")[2] for target in flight.out}:
-                    return flight
-
-
-def _has_room(run: dict[str, Any], wanted: dict[str, list[str]], flying: list[Flight]) -> bool:
-    """Return whether hosts may begin with what is ``wanted`` of them (host -> SLS) while others are at it."""
-    at_it = [
-        (host, sls, run["entries"] if host in flight.asked else ())
-        for flight in flying
-        for hosts, sls in flight.jobs
-        for host in hosts
-    ]
-    return not any(flight.out for flight in flying) and run["progress"].beside(wanted, at_it)
-
-
-def _send(
-    run: dict[str, Any], step: dict[str, Any], jobs: list[tuple[list[str], list[str]]], pool: ThreadPoolExecutor
-) -> list[Future[dict[str, tuple[Any, float]]]]:
-    """Have hosts begin ``jobs`` (hosts, SLS), all at once."""
+def _apply_on(
+    run: dict[str, Any], step: dict[str, Any], jobs: list[tuple[list[str], list[str]]]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Do ``jobs`` (hosts, sls) at once: host -> what came of it, and host -> the return itself."""
+    progress: Progress = run["progress"]
     mark = {"id": step["id"], "wave": step["wave"], "role": step["role"], "run": run["record"].id, "verb": run["verb"]}
     opts, test = _master_opts(), bool(__opts__.get("test"))
+    sent, arrived = time.time(), {}
 
-    def pillar(sls: list[str]) -> dict[str, Any]:
-        return {"kolla_step": {**mark, "services": list(dict.fromkeys(service_of(name) for name in sls))}}
+    def do(job: tuple[list[str], list[str]]) -> dict[str, Any]:
+        names, sls = job
+        services = list(dict.fromkeys(service_of(name) for name in sls))
+        return _states(opts, names, sls, {"kolla_step": {**mark, "services": services}}, test, arrived, run["back"])
 
-    return [pool.submit(_states, opts, names, sls, pillar(sls), test, run["back"]) for names, sls in jobs]
-
-
-def _read(run: dict[str, Any], flight: Flight, returns: dict[str, Any]) -> dict[str, Any]:
-    """Return what came of the hosts of ``flight``, and note it; what they said themselves is added to ``returns``."""
-    progress: Progress = run["progress"]
-    answers = {host: said for future in flight.answers for host, said in future.result().items()}
-    returns |= {host: said for host, (said, _) in answers.items()}
+    answers: dict[str, Any] = {}
+    with ThreadPoolExecutor(max_workers=max(1, len(jobs))) as pool:
+        for said in pool.map(do, jobs):
+            answers |= said
+    applied = {host: sls for names, sls in jobs for host in names}
     hosts: dict[str, Any] = {}
-    for host, sls in ((host, sls) for names, sls in flight.jobs for host in names):
-        if host not in answers:
+    for host, sls in applied.items():
+        returned = answers.get(host)
+        if returned is None:
             progress.unknown.add(host)
             hosts[host] = {"result": None, "seconds": 0.0, "changed": [], "failed": [], "slowest": []}
             continue
-        said, arrived = answers[host]
-        found = outcome.read(host, said)
+        found = outcome.read(host, returned)
         run["fates"].see(host, sls, found.changed)
         for failure in found.failed:
             for service in [service_of(failure.sls)] if failure.sls else [service_of(name) for name in sls]:
@@ -746,7 +674,7 @@ def _read(run: dict[str, Any], flight: Flight, returns: dict[str, Any]) -> dict[
             "result": found.result,
             "total": found.total,
             "seconds": round(found.seconds, 3),
-            "wall": round(arrived - flight.sent, 3),
+            "wall": round(arrived[host] - sent, 3),
             "span": found.span,
             "changed": [
                 {
@@ -765,7 +693,7 @@ def _read(run: dict[str, Any], flight: Flight, returns: dict[str, Any]) -> dict[
             "skipped": found.skipped,
             "slowest": found.slowest,
         }
-    return hosts
+    return hosts, answers
 
 
 # --- servers that are out of the load balancer while their containers are away ----------------------------------------
@@ -824,10 +752,11 @@ def _take_out(run: dict[str, Any], jobs: list[tuple[list[str], list[str]]]) -> d
     return targets
 
 
-def _put_in(run: dict[str, Any], out: dict[str, str], hosts: Collection[str]) -> list[outcome.Failure]:
-    """Put servers in again; of those on ``hosts`` that the load balancers do not find well, return the failures."""
-    found: list[outcome.Failure] = []
-    for balancer, said in _put_in_everywhere(run, out).items() if out else ():
+def _put_in(run: dict[str, Any], out: dict[str, str], hosts: dict[str, Any]) -> None:
+    """Put servers in again; one that the load balancers do not find well makes its service fail on its host."""
+    if not out:
+        return
+    for balancer, said in _put_in_everywhere(run, out).items():
         down = said["ret"].get("down", {}) if isinstance(said["ret"], dict) else {}
         for target, status in down.items():
             host = target.partition("/")[2]
@@ -837,16 +766,14 @@ def _put_in(run: dict[str, Any], out: dict[str, str], hosts: Collection[str]) ->
                 for entry in entries
                 if haproxy.backend(entry["entry"]) == target.partition("/")[0]
             )
-            if host not in hosts or any((one.sls, one.host) == (service, host) for one in found):
+            if host not in hosts or (service, host) in run["progress"].failed or host in run["progress"].unknown:
                 continue
-            found.append(
-                outcome.Failure(
-                    host, target, service, "kolla_haproxy.ready",
-                    f"HAProxy's checks of {target} say '{status}' after a minute, expected UP; "
-                    f"`salt {balancer} kolla_haproxy.servers` shows what it sees; the other hosts were left alone",
-                )
+            failure = outcome.Failure(
+                host, target, service, "kolla_haproxy.ready",
+                f"HAProxy's checks of {target} say '{status}' after a minute, expected UP; "
+                f"`salt {balancer} kolla_haproxy.servers` shows what it sees; the other hosts were left alone",
             )  # fmt: skip
-    return found
+            _fail_on(run, hosts, failure)
 
 
 def _put_in_left_behind(run: dict[str, Any]) -> None:
@@ -894,21 +821,23 @@ def _states(
     sls: list[str],
     pillar: dict[str, Any],
     test: bool,
+    arrived: dict[str, float],
     back: dict[str, Any] | None,
-) -> dict[str, tuple[Any, float]]:
-    """Apply ``sls`` on ``hosts`` and return what each said, and when; a host that was lost on the way is absent.
+) -> dict[str, Any]:
+    """Apply ``sls`` on ``hosts`` and return what each said; a host that was lost on the way is absent.
 
-    It runs in a thread, where Salt's dunders are not at hand. In a rollback (``back``) hosts take back what they did
-    to these services.
+    It runs in a thread, where Salt's dunders are not at hand. ``arrived`` is told when each answer came. In a rollback
+    (``back``) hosts take back what they did to these services.
     """
     function = "kolla_kept.apply" if back else "state.sls"
     kwarg: dict[str, Any] = {"pillar": pillar, **({"test": True} if test else {})}
     kwarg |= {"run": back["runs"]} if back else {}
-    return {
-        host: (said["ret"], time.time())
-        for host, said in _answers(opts, hosts, function, [",".join(sls)], kwarg)
-        if not (said.get("failed") and not said["ret"])
-    }
+    answers: dict[str, Any] = {}
+    for host, said in _answers(opts, hosts, function, [",".join(sls)], kwarg):
+        if not (said.get("failed") and not said["ret"]):
+            answers[host] = said["ret"]
+            arrived[host] = time.time()
+    return answers
 
 
 def end() -> dict[str, Any]:

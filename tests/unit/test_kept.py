@@ -7,9 +7,8 @@ import stat
 from types import SimpleNamespace
 
 import pytest
-import salt.utils.event
 
-from kolla_salt import kept, rollback
+from kolla_salt import kept
 from kolla_salt.declarations import load
 from kolla_salt.modules import kolla_kept
 
@@ -237,36 +236,16 @@ def test_of_nova_the_workers_are_slow_and_what_the_load_balancer_asks_is_quick(m
     assert not quick & {*slow, "nova_libvirt", "nova_ssh"}
 
 
-def test_from_the_last_container_that_users_ask_on_a_host_tells_that_it_is_back(monkeypatch):
-    given = {}
-    names = {"web": ["api", "proxy", "worker", "kept"], "other": ["other_api"]}
-    monkeypatch.setattr(kolla_kept, "_of_services", lambda run: dict.fromkeys(names, {"parts": True}))
-    monkeypatch.setattr(
-        kolla_kept,
-        "_states",
-        lambda service, *more: [(name, "kolla_kept", "returned", {"run": FIRST}) for name in names[service]],
-    )
-    monkeypatch.setattr(kolla_kept, "_slow", lambda service: ({"worker"}, {"api", "proxy", "other_api"}))
-    monkeypatch.setattr(
-        kolla_kept, "__salt__", {"state.high": lambda high, **more: given.update(high=high)}, raising=False
-    )
-
-    def telling():
-        return [name for name, state in given["high"].items() if {"fire_event": "asked"} in state["kolla_kept"]]
-
-    kolla_kept.apply("web,other", FIRST)
-    assert telling() == ["proxy"]
-    kolla_kept.apply("other", FIRST)  # nothing of it takes longer
-    assert telling() == []
-    kolla_kept.apply("web", FIRST, test=True)
-    assert telling() == []
-
-
-def test_what_a_host_tells_on_the_bus_of_salt_is_understood():
-    tag = salt.utils.event.tagify(["2026", "node1", rollback.ASKED], "state_result")
-    assert tag.startswith(rollback.ASKED_TAG)
-    event = {"tag": tag, "data": {"id": "node1", "data": {"ret": {"result": True}}}}
-    assert rollback.asked_again(event) == "node1"
-    event["data"]["data"]["ret"]["result"] = False
-    assert rollback.asked_again(event) == ""
-    assert rollback.asked_again({"tag": "salt/state_result/2026/node1/nova_api", "data": {"id": "node1"}}) == ""
+def test_a_container_comes_back_before_those_that_only_start_after_it(monkeypatch):
+    declarations = {name: load()[name] for name in ("nova", "loadbalancer", "openvswitch")}
+    monkeypatch.setattr(kolla_kept, "_resolver", lambda: SimpleNamespace(declarations=declarations))
+    last_first = ["nova_novncproxy", "nova_api", "nova_conductor", "nova_compute", "nova_ssh", "nova_libvirt"]
+    # Placement, which the conductor starts after, is another service.
+    assert kolla_kept._needed_first(last_first, "nova") == [
+        "nova_libvirt", "nova_novncproxy", "nova_api", "nova_conductor", "nova_compute", "nova_ssh",
+    ]  # fmt: skip
+    assert kolla_kept._needed_first(["nova_compute", "nova_ssh"], "nova") == ["nova_compute", "nova_ssh"]
+    assert kolla_kept._needed_first(["keepalived", "haproxy"], "loadbalancer") == ["haproxy", "keepalived"]
+    names = ["openvswitch_vswitchd", "openvswitch_db"]
+    assert kolla_kept._needed_first(names, "openvswitch") == ["openvswitch_db", "openvswitch_vswitchd"]
+    assert kolla_kept._needed_first(["gone"], "switched_off") == ["gone"]

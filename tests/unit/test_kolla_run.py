@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 import time
 
 import pytest
@@ -20,18 +19,11 @@ STEP = {
 }  # fmt: skip
 
 
-def well(hosts):
-    """Return what hosts say that have applied states, and when."""
-    state = {"__sls__": "web", "__id__": "web", "result": True, "changes": {}, "comment": "", "duration": 1.0}
-    return {host: ({"kolla_container_|-web_|-web_|-running": state}, time.time()) for host in hosts}
-
-
 @pytest.fixture
 def run(decls, site_data, tmp_path, monkeypatch):
     """A run that was begun; ``done`` are the steps that were given to their function, ``answers`` what that returns."""
     found = {
         "record": runs.create("upgrade", tmp_path / "runs"), "progress": Progress({}, {}), "secrets": ["s3cret-of-it"],
-        "verb": "upgrade", "back": None,
         "fates": reality.Fates(Resolver(decls, site_data, "ctl1", cache=tmp_path / "cache")), "result": "ok",
         "every": False, "due": {}, "done": [],
         "answers": {host: outcome.of_host(time.time()) for host in ("ctl1", "ctl2")},
@@ -45,7 +37,6 @@ def run(decls, site_data, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "__context__", {runtime.RUN: found}, raising=False)
     monkeypatch.setattr(module, "__salt__", {"kolla_upgrade.verify": verify}, raising=False)
     monkeypatch.setattr(module, "_fire", lambda kind, data: None)
-    monkeypatch.setattr(module, "_master_opts", lambda: {"sock_dir": str(tmp_path)})
     return found
 
 
@@ -98,15 +89,15 @@ def test_the_next_host_stays_as_it_is_where_the_one_before_lacks_something_after
     run["progress"] = Progress({}, {}, planned=planned, limits={"switch": rule})
     run["entries"], run["balancers"], applied, asked = {}, [], [], []
 
-    def states(opts, hosts, sls, *more):
-        applied.append((hosts, sls))
-        return well(hosts)
+    def apply_on(run, step, jobs):
+        applied.extend(jobs)
+        return {host: outcome.of_host(time.time()) for hosts, _ in jobs for host in hosts}, {}
 
     def ask(hosts, function, **kwargs):
         asked.append((hosts, function))
         return {host: {"ret": ["no flows"] if host == "ctl2" else []} for host in hosts}
 
-    monkeypatch.setattr(module, "_states", states)
+    monkeypatch.setattr(module, "_apply_on", apply_on)
     monkeypatch.setattr(module, "_ask", ask)
     step = {**STEP, "role": "primary", "minions": list(planned)}
     del step["by"]
@@ -126,11 +117,11 @@ def test_the_host_that_clients_use_comes_last(run, monkeypatch):
     run["progress"] = Progress({}, {}, planned=planned, limits={"vip": Rule("web", 1, last="kolla_vip.holds")})
     run["entries"], run["balancers"], applied = {}, [], []
 
-    def states(opts, hosts, *more):
-        applied.extend(hosts)
-        return well(hosts)
+    def apply_on(run, step, jobs):
+        applied.extend(host for hosts, _ in jobs for host in hosts)
+        return {host: outcome.of_host(time.time()) for hosts, _ in jobs for host in hosts}, {}
 
-    monkeypatch.setattr(module, "_states", states)
+    monkeypatch.setattr(module, "_apply_on", apply_on)
     # ctl2 says nothing: it keeps its place.
     monkeypatch.setattr(module, "_ask", lambda hosts, function: {"ctl1": {"ret": True}, "ctl3": {"ret": False}})
     step = {name: value for name, value in STEP.items() if name != "by"} | {"minions": list(planned)}
@@ -194,9 +185,9 @@ def balanced(run, monkeypatch, tmp_path):
     run |= {"entries": {"web_api": [entry]}, "balancers": list(planned), "dead": set(), "asked": [], "applied": []}
     run |= {"before": {}, "kept": [], "left": {}, "theirs": {}}
 
-    def states(opts, hosts, *more):
-        run["applied"] += hosts
-        return well(hosts)
+    def apply_on(run, step, jobs):
+        run["applied"] += [host for hosts, _ in jobs for host in hosts]
+        return {host: outcome.of_host(time.time()) for hosts, _ in jobs for host in hosts}, {}
 
     def ask(hosts, function, targets, keep=None):
         run["asked"].append((function, list(hosts), list(targets)))
@@ -206,7 +197,7 @@ def balanced(run, monkeypatch, tmp_path):
             host: {"ret": {"before": before.get(host, []), "down": {}}} for host in hosts if host not in run["dead"]
         }
 
-    monkeypatch.setattr(module, "_states", states)
+    monkeypatch.setattr(module, "_apply_on", apply_on)
     monkeypatch.setattr(module, "_ask", ask)
     monkeypatch.setattr(module, "records_root", lambda: tmp_path)
     step = {name: value for name, value in STEP.items() if name != "by"}
@@ -244,143 +235,6 @@ def test_what_an_operator_has_taken_out_stays_out_where_he_did(balanced, tmp_pat
 def test_what_was_put_in_everywhere_is_not_remembered(balanced, tmp_path):
     assert module.apply(balanced["step"])["ok"]
     assert balanced["applied"] == ["ctl1", "ctl2", "ctl3"] and not (tmp_path / "taken-out.json").exists()
-
-
-@pytest.fixture
-def rolled_back(balanced, monkeypatch):
-    """A rollback of ``web``, whose worker takes long. What hosts say, in order: that all users ask is back, or the end.
-
-    ``began``: hosts at which something began, in order, and what had been said by then.
-    """
-    workers = {host: {"web_api": "recreated", "web_worker": "recreated"} for host in ("ctl1", "ctl2", "ctl3")}
-    limits = {"web_api": Rule("web", 1), "web_worker": Rule("web", 2)}
-    balanced["progress"] = Progress({}, {}, planned=workers, limits=limits)
-    balanced |= {"began": [], "said": [], "ends": {}, "lost": set(), "failing": set()}
-    balanced["step"]["role"] = rollback.BACK
-
-    class Bus:
-        """Says what ``script`` tells: (host, what it says), or a host that ends."""
-
-        def __init__(self):
-            self.script = list(balanced["script"])
-
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *error):
-            return None
-
-        def get_event(self, **options):
-            assert self.script, "nothing more is said, and yet something is waited for"
-            host, what = self.script.pop(0)
-            if what == "ended":
-                end(host)
-                return None
-            balanced["said"].append(f"{host} {what}")
-            said = {"ret": {"result": what == rollback.ASKED}}
-            return {"tag": f"salt/state_result/2026/{host}/{rollback.ASKED}", "data": {"id": host, "data": said}}
-
-    def end(host):
-        balanced["ends"][host].set()
-        while not balanced["ends"][f"{host} is done"].is_set():
-            time.sleep(0.001)
-
-    def states(opts, hosts, *more):
-        for host in hosts:
-            balanced["ends"][host].wait(0.5)
-        answers = {} if set(hosts) & balanced["lost"] else well(hosts)
-        for host in set(hosts) & balanced["failing"]:
-            next(iter(answers[host][0].values()))["result"] = False
-        balanced["said"] += [f"{host} ended" for host in hosts]
-        return answers
-
-    class Pool(module.ThreadPoolExecutor):
-        def submit(self, states, opts, hosts, *more):
-            for host in hosts:
-                balanced["began"].append((host, list(balanced["said"])))
-                balanced["ends"] |= {host: threading.Event(), f"{host} is done": threading.Event()}
-                if host not in {name for name, _ in balanced["script"]}:
-                    balanced["ends"][host].set()
-            future = super().submit(states, opts, hosts, *more)
-            future.add_done_callback(lambda _: [balanced["ends"][f"{host} is done"].set() for host in hosts])
-            return future
-
-    monkeypatch.setattr(module, "_bus", Bus)
-    monkeypatch.setattr(module, "_states", states)
-    monkeypatch.setattr(module, "ThreadPoolExecutor", Pool)
-    return balanced
-
-
-def test_in_a_rollback_a_host_begins_when_what_users_ask_is_back_on_the_one_before(rolled_back):
-    rolled_back["script"] = [
-        ("ctl1", "asked"), ("ctl2", "asked"), ("ctl1", "ended"), ("ctl2", "ended"),
-    ]  # fmt: skip
-    done = module.apply(rolled_back["step"])
-    assert done["ok"] and sorted(done["hosts"]) == ["ctl1", "ctl2", "ctl3"]
-    # Two workers may be away at once: the third host waits for the first one's.
-    assert rolled_back["began"] == [
-        ("ctl1", []), ("ctl2", ["ctl1 asked"]), ("ctl3", ["ctl1 asked", "ctl2 asked", "ctl1 ended"]),
-    ]  # fmt: skip
-    # What is asked through the load balancers is in again before it is taken out on the next host.
-    assert [(function.partition(".")[2], targets) for function, _, targets in rolled_back["asked"]] == [
-        (what, [f"web_back/{host}"]) for host in ("ctl1", "ctl2", "ctl3") for what in ("drain", "ready")
-    ]
-
-
-def test_in_a_rollback_a_host_waits_for_the_end_of_the_one_before_where_a_worker_has_to(rolled_back):
-    rolled_back["progress"].limits = {"web_api": Rule("web", 1), "web_worker": Rule("web", 1)}
-    rolled_back["script"] = [("ctl1", "asked"), ("ctl1", "ended"), ("ctl2", "asked"), ("ctl2", "ended")]
-    assert module.apply(rolled_back["step"])["ok"]
-    assert [(host, said[-1:]) for host, said in rolled_back["began"]] == [
-        ("ctl1", []), ("ctl2", ["ctl1 ended"]), ("ctl3", ["ctl2 ended"]),
-    ]  # fmt: skip
-
-
-def test_in_a_rollback_clients_that_come_back_slowly_are_waited_for(rolled_back, monkeypatch):
-    slept = []
-    monkeypatch.setattr(module.time, "sleep", lambda seconds: slept.append(seconds) if seconds > 1 else None)
-    rolled_back["progress"].limits = {"web_api": Rule("web", 1), "web_worker": Rule("web", 2, settle=7)}
-    rolled_back["script"] = [("ctl1", "asked"), ("ctl1", "ended"), ("ctl2", "asked"), ("ctl2", "ended")]
-    assert module.apply(rolled_back["step"])["ok"] and slept == [7, 7]
-    assert [said[-1:] for _, said in rolled_back["began"]] == [[], ["ctl1 ended"], ["ctl2 ended"]]
-
-
-@pytest.mark.parametrize("trouble", ["failing", "lost"])
-def test_where_a_worker_of_a_rollback_fails_the_hosts_that_have_not_begun_are_left_alone(rolled_back, trouble):
-    rolled_back[trouble] = {"ctl1"}
-    rolled_back["script"] = [("ctl1", "asked"), ("ctl2", "asked"), ("ctl1", "ended")]
-    done = module.apply(rolled_back["step"])
-    assert [host for host, _ in rolled_back["began"]] == ["ctl1", "ctl2"]
-    assert {host: said["result"] for host, said in done["hosts"].items()} == {
-        "ctl1": False if trouble == "failing" else None, "ctl2": True,
-    }  # fmt: skip
-    assert list(done["left_out"]["web"]) == ["ctl3"] and not done["ok"]
-
-
-def test_where_what_users_ask_failed_in_a_rollback_its_end_is_waited_for(rolled_back):
-    rolled_back["failing"] = {"ctl1"}
-    rolled_back["script"] = [("ctl1", "failed"), ("ctl1", "ended")]
-    done = module.apply(rolled_back["step"])
-    assert [host for host, _ in rolled_back["began"]] == ["ctl1"] and not done["ok"]
-    assert list(done["left_out"]["web"]) == ["ctl2", "ctl3"]
-
-
-def test_a_server_that_balancers_find_down_keeps_the_next_host_of_a_rollback_as_it_is(rolled_back, monkeypatch):
-    told = module._ask
-
-    def ask(hosts, function, targets, keep=None):
-        answers = told(hosts, function, targets, keep)
-        if function == "kolla_haproxy.ready":
-            answers["ctl3"]["ret"]["down"] = dict.fromkeys(targets, "DOWN")
-        return answers
-
-    monkeypatch.setattr(module, "_ask", ask)
-    rolled_back["script"] = [("ctl1", "asked"), ("ctl1", "ended")]
-    done = module.apply(rolled_back["step"])
-    assert [host for host, _ in rolled_back["began"]] == ["ctl1"]
-    assert done["hosts"]["ctl1"]["result"] is False and len(done["hosts"]["ctl1"]["failed"]) == 1
-    assert "web_back/ctl1 say 'DOWN'" in done["hosts"]["ctl1"]["failed"][0]["comment"]
-    assert list(done["left_out"]["web"]) == ["ctl2", "ctl3"]
 
 
 # --- agents -----------------------------------------------------------------------------------------------------------

@@ -178,22 +178,6 @@ def test_what_a_step_does_not_apply_does_not_split_it():
     assert found.batches({"h1": ["web"], "h2": ["net"]}) == [["h1", "h2"]]
 
 
-def test_hosts_begin_beside_others_as_far_as_what_is_still_away_there_leaves_room():
-    planned = {host: {"api": "recreated", "agent": "recreated", "cron": "recreated"} for host in ("h1", "h2", "h3")}
-    found = progress(planned=planned, limits=LIMITS)
-    batch, sls = {"h3": ["web", "net"]}, ["web", "net"]
-    assert found.beside(batch, [])
-    assert not found.beside(batch, [("h1", sls, ())])
-    assert found.beside(batch, [("h1", sls, {"api"})])
-    assert not found.beside(batch, [("h1", sls, {"api"}), ("h2", sls, {"api"})])
-    assert found.beside({"h3": ["web"]}, [("h1", sls, {"api"}), ("h2", sls, {"api"})])
-    # Whose clients come back slowly, or what has to be there again first, is waited for.
-    for rule in (steps.Rule("net", 2, settle=5), steps.Rule("net", 2, settled="kolla_net.unsettled")):
-        found.limits = LIMITS | {"agent": rule}
-        assert not found.beside(batch, [("h1", sls, {"api"})])
-        assert found.beside(batch, [("h1", ["web"], {"api"})])
-
-
 def test_a_failure_keeps_the_next_hosts_as_they_are():
     found = progress(planned={host: {"api": "restarted"} for host in ("h1", "h2", "h3")}, limits=LIMITS)
     left_out = {}
