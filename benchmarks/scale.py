@@ -393,6 +393,7 @@ def measure(count: int, layout: str, recorded: Mapping[str, Any], work: Path) ->
     seconds["pillar, every further one"] = took / len(sample)
     from kolla_salt.pillar import kolla as own
 
+    own.__opts__ = opts
     took, _ = timed(lambda: [own.ext_pillar(host, {}, str(folder)) for host in sample], most=3)
     seconds["pillar, kolla-salt's part of it"] = took / len(sample)
     sizes["bytes of a compute host's pillar"] = len(msgpack.packb(pillar(compute[0])))

@@ -1,11 +1,13 @@
 """Whether the minions have read the site as it is now.
 
 State jobs compile their pillar anew; an execution function sees what its minion read last. So the master remembers
-which site it last told the minions to read, and tells them again when that is no longer the one on disk.
+which site it last told the minions to read, and tells them again when that is no longer the one on disk, or when one of
+them was given another one since: a minion reads the site when it starts, too.
 """
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 from kolla_salt import runs
@@ -31,3 +33,15 @@ def mark(records: Path | str, digest: str) -> None:
     """Remember that the minions have read the site of this digest."""
     Path(records).mkdir(parents=True, exist_ok=True)
     write_atomically(Path(records) / f".{_NAME}", digest.encode())
+
+
+def given(records: Path | str, digest: str) -> None:
+    """Forget which site the minions have read if one of them is now given another one.
+
+    :param records: the folder of the run records. One that the master may not write to stays as it is.
+    :param digest: of what the minion is given; empty: nothing, since the site could not be read.
+    """
+    path = Path(records) / f".{_NAME}"
+    with contextlib.suppress(OSError):
+        if path.read_text() != digest:
+            path.unlink()

@@ -204,7 +204,12 @@ class Served:
 
     Hosts that are of one kind (:meth:`Resolver.kind`) share an answer, unless working it out asked for the host's own
     name or addresses.
+
+    Attributes:
+        digest: of the site's files, see :func:`kolla_salt.runs.digest`; empty: nobody has worked it out.
     """
+
+    digest = ""
 
     def __init__(self, site: Site, declarations: dict[str, Declaration]) -> None:
         self.site = site

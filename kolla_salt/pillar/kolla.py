@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from kolla_salt import declarations, drift
+from kolla_salt import declarations, drift, freshness, runs
 from kolla_salt import site as sites
 from kolla_salt.context import ContextError, Resolver
 
@@ -31,12 +31,16 @@ def ext_pillar(minion_id: str, _pillar: dict[str, Any], directory: str = str(sit
     :param minion_id: the minion's id, i.e. the host's name in ``topology.yml``.
     :param directory: the site's folder on the master.
     """
+    records = __opts__.get("kolla_runs") or runs.ROOT
     try:
         served = sites.served(directory)
+        served.digest = served.digest or runs.digest(directory)
         data = served.pillar(minion_id)
         watched = {} if data is None else _watch(served.resolver.seen_from(minion_id))
     except (sites.SiteError, declarations.DeclarationError, ContextError, FileNotFoundError) as exc:
+        freshness.given(records, "")
         return {"_errors": [str(exc)]}
+    freshness.given(records, served.digest)
     if data is None:
         log.debug("kolla: minion %s is not in the topology of %s", minion_id, directory)
         return {}
